@@ -1,0 +1,1 @@
+"""The parts of `scripts/build_tiny_chat.py`: words, dialogues, tokenizer, training, model card."""

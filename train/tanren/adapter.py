@@ -1,0 +1,248 @@
+"""The adapter on the base: put there, counted, saved as plain PEFT, loaded back."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tanren import privacy
+from tanren.errors import Fault, ModelError
+from tanren.methods import Full, Method
+from tanren.model import Source
+
+privacy.apply()
+
+from peft import PeftModel, get_peft_model  # noqa: E402 - telemetry must be off before
+from peft.tuners.tuners_utils import BaseTunerLayer  # noqa: E402
+from transformers import PreTrainedModel  # noqa: E402
+
+
+def add_adapter(
+    model: PreTrainedModel, source: Source, method: Method, *, seed: int
+) -> PeftModel | PreTrainedModel:
+    """Put the method's adapter on the base: seeded (T23), in float32 (T33), checked for coverage (T19).
+
+    Full fine-tuning returns the model itself with every weight trained.
+    """
+    peft_config = method.peft_config()
+    if peft_config is None:
+        model.requires_grad_(True)
+        return model
+    assert not isinstance(method, Full)
+    _check_targets(model, method.target_modules, method.modules_to_save)
+    peft_config.base_model_name_or_path = (
+        source.name if source.revision is not None else str(source.path)
+    )
+    peft_config.revision = source.revision
+    torch.manual_seed(seed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")
+        warnings.filterwarnings("ignore", message=".*with eva initialization used with.*")
+        adapted = get_peft_model(model, peft_config)  # type: ignore[arg-type]
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    if method.dropout == 0:
+        _skip_input_cast(adapted)
+    return adapted  # type: ignore[return-value]
+
+
+def _skip_input_cast(model: nn.Module) -> None:
+    """Leave inputs in the type of the products: under autocast the result is the same bits, with one copy less."""
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer) and hasattr(module, "cast_input_dtype_enabled"):
+            module.cast_input_dtype_enabled = False
+
+
+def linear_names(model: nn.Module) -> list[str]:
+    """Full names of all linear layers but the output head."""
+    head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module is not head
+    ]
+
+
+def _check_targets(
+    model: PreTrainedModel, targets: str | tuple[str, ...], saved: tuple[str, ...]
+) -> None:
+    """Every named target must match something (T19); `all-linear` always does."""
+    modules = [name for name, _ in model.named_modules()]
+    endings = sorted({name.rsplit(".", 1)[-1] for name in linear_names(model)})
+    faults = []
+    if isinstance(targets, str):
+        if targets != "all-linear" and not any(re.fullmatch(targets, name) for name in modules):
+            faults.append(
+                Fault(
+                    "method.target_modules",
+                    f"{targets!r}, which matches no layer",
+                    "'all-linear', a list of name endings, or a pattern for full names",
+                    "this model's linear layers are " + ", ".join(endings),
+                )
+            )
+    else:
+        for target in targets:
+            if not any(name == target or name.endswith(f".{target}") for name in modules):
+                faults.append(
+                    Fault(
+                        "method.target_modules",
+                        f"{target!r}, which matches no layer",
+                        "endings of layer names",
+                        "this model's linear layers are " + ", ".join(endings),
+                    )
+                )
+        if any(target.split(".")[-1] == "lm_head" for target in targets):
+            faults.append(
+                Fault(
+                    "method.target_modules",
+                    "'lm_head'",
+                    "layers inside the model",
+                    "train the head whole instead: method.modules_to_save=[lm_head]",
+                )
+            )
+    for name in saved:
+        if not any(module == name or module.endswith(f".{name}") for module in modules):
+            faults.append(
+                Fault(
+                    "method.modules_to_save",
+                    f"{name!r}, which matches nothing",
+                    "module names",
+                    "check the name",
+                )
+            )
+    if faults:
+        raise ModelError.of(*faults)
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How many layers of each kind carry an adapter: kind -> (adapted, all)."""
+
+    kinds: dict[str, tuple[int, int]]
+    trained: int
+    total: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "layers": {kind: {"adapted": a, "all": n} for kind, (a, n) in self.kinds.items()},
+            "trained_parameters": self.trained,
+            "all_parameters": self.total,
+        }
+
+
+def coverage(model: nn.Module) -> Coverage:
+    """Count adapted layers and trained parameters. 4-bit weights count with their real number of elements."""
+    adapted: Counter[str] = Counter()
+    everything: Counter[str] = Counter()
+    names = dict(model.named_modules())
+    for name, module in names.items():
+        ending = name.rsplit(".", 1)[-1]
+        if isinstance(module, BaseTunerLayer):
+            adapted[ending] += 1
+            everything[ending] += 1
+        elif isinstance(module, nn.Linear) and ending != "base_layer" and ".lora_" not in name:
+            everything[ending] += 1
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    total = sum(_elements(p) for p in model.parameters())
+    kinds = {kind: (adapted[kind], everything[kind]) for kind in sorted(everything)}
+    return Coverage(kinds, trained, total)
+
+
+def _elements(parameter: nn.Parameter) -> int:
+    state = getattr(parameter, "quant_state", None)
+    return int(torch.Size(state.shape).numel()) if state is not None else parameter.numel()
+
+
+@contextmanager
+def adapter_switched_off(model: nn.Module) -> Iterator[None]:
+    """The base's own behaviour, for comparing; a no-op on models without an adapter."""
+    if isinstance(model, PeftModel):
+        with model.disable_adapter():
+            yield
+    else:
+        yield
+
+
+def initialise_from_data(
+    model: nn.Module, method: Method, inputs: Iterable[dict[str, Any]]
+) -> None:
+    """EVA's start: singular vectors of each layer's inputs on some training rows; ranks move with the variance.
+
+    A no-op for methods that start from weights or zero. `inputs` are model inputs, one pass each.
+    """
+    if method.initialisation != "eva":
+        return
+    from peft import initialize_lora_eva_weights
+
+    rows = list(inputs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns of layers whose inputs are equal and are shared
+        initialize_lora_eva_weights(model, rows, show_progress_bar=False)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def save_initial(model: nn.Module, method: Method, folder: Path) -> None:
+    """Keep the starting adapter of methods that change the base, so that the result can be plain LoRA."""
+    if method.initialisation not in ("pissa", "olora"):
+        return
+    assert isinstance(model, PeftModel)
+    settings: Any = model.peft_config["default"]
+    initialisation = settings.init_lora_weights
+    settings.init_lora_weights = True
+    try:
+        model.save_pretrained(str(folder))
+    finally:
+        settings.init_lora_weights = initialisation
+
+
+def save_adapter(model: nn.Module, folder: Path, *, initial: Path | None = None) -> None:
+    """Plain PEFT files. With `initial`, the difference to the starting adapter: a LoRA of twice the rank on the
+    unchanged base (PiSSA and OLoRA otherwise load wrongly without their own residual base).
+    """
+    with warnings.catch_warnings():
+        # PEFT says that the base was changed: that is what `initial` undoes
+        warnings.filterwarnings("ignore", message=".*changes the base weights of the model.*")
+        if isinstance(model, PeftModel) and initial is not None:
+            model.save_pretrained(
+                str(folder), path_initial_model_for_weight_conversion=str(initial)
+            )
+        else:
+            model.save_pretrained(str(folder))  # type: ignore[operator]
+    (folder / "README.md").unlink(missing_ok=True)  # a form with nothing filled in
+
+
+def load_adapter(base: PreTrainedModel, folder: Path) -> PreTrainedModel | PeftModel:
+    """An adapter from disk on a fresh base, ready to answer."""
+    return PeftModel.from_pretrained(base, str(folder), is_trainable=False).eval()  # type: ignore[arg-type,no-any-return]
+
+
+def saved_keys(model: nn.Module) -> frozenset[str]:
+    """Names of the tensors that saving this adapter writes; empty for whole models, which name their own."""
+    if not isinstance(model, PeftModel):
+        return frozenset()
+    from peft import get_peft_model_state_dict
+
+    return frozenset(get_peft_model_state_dict(model))
+
+
+def load_weights(model: nn.Module, folder: Path) -> None:
+    """Put saved weights into the model in memory, bit for bit."""
+    if isinstance(model, PeftModel):
+        model.load_adapter(str(folder), "default", is_trainable=True)
+        return
+    from safetensors.torch import load_file
+
+    for file in sorted(folder.glob("*.safetensors")):
+        model.load_state_dict(load_file(str(file)), strict=False)

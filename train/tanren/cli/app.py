@@ -1,0 +1,98 @@
+"""The commands, put together, and `main`: from words to an exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, cast
+
+import typer
+
+from tanren.cli import chat, check, reference, runs, streams, train
+from tanren.cli.options import Json
+from tanren.cli.output import Output, mistake, of, opened
+from tanren.cli.usage import usage_error
+from tanren.errors import Interrupted, TanrenError
+
+# Typer names one of its parser's exceptions, this is the base of all; they share `ctx` and `format_message`.
+UsageMistake = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
+
+app = typer.Typer(
+    name="tanren",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def tanren(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+    json: Json = False,
+) -> None:
+    """Tune open models on your own chats, on your own machine, with proof of what was done.
+
+    \b
+    tanren check chats.jsonl --model Qwen/Qwen3-0.6B     what would be trained, without training
+    tanren train chats.jsonl --model Qwen/Qwen3-0.6B     train an adapter
+    tanren chat RUN --base                               talk to it, beside the model it came from
+    """
+    output = of(context)
+    if version:
+        _show_version(output)
+    elif context.invoked_subcommand is None:
+        if output.json:
+            raise mistake("tanren", "no command", "one", "see tanren --help")
+        typer.echo(context.get_help(), nl=False)
+
+
+def _show_version(output: Output) -> None:
+    from tanren import __version__
+
+    output.give({"version": __version__}, lambda console: console.print(f"tanren {__version__}"))
+    raise typer.Exit
+
+
+app.command("check")(check.check)
+app.command("train")(train.train)
+app.command("run")(train.run)
+app.command("chat")(chat.chat)
+app.add_typer(runs.app, name="runs")
+app.command("config")(reference.config)
+app.command("methods")(reference.methods)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Carry out one command line and return its exit code; it raises nothing."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    streams.prepare()
+    with opened(as_json=_asks_for_json(words)) as output:
+        return _run(words, output)
+
+
+def _run(words: list[str], output: Output) -> int:
+    try:
+        command = typer.main.get_command(app)
+        with command.make_context("tanren", words, obj=output) as context:
+            command.invoke(context)
+    except typer.Exit as end:
+        return end.exit_code
+    except UsageMistake as error:
+        return output.fail(usage_error(error.format_message(), error.ctx))
+    except TanrenError as error:
+        return output.fail(error)
+    except (KeyboardInterrupt, typer.Abort):
+        return output.fail(Interrupted("interrupted"))
+    except BrokenPipeError:  # the reader has left, which is its right
+        return 0
+    except Exception as error:  # the outermost wall: what nobody foresaw is told as our bug
+        return output.fail_with_bug(error)
+    return 0
+
+
+def _asks_for_json(words: Sequence[str]) -> bool:
+    if "--" in words:
+        words = words[: words.index("--")]
+    return "--json" in words and not {"-h", "--help"} & set(words)

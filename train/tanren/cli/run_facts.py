@@ -1,0 +1,214 @@
+"""What can be said about runs, read from their directories: plain JSON values, no display, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from tanren.cli.display import at
+from tanren.errors import ConfigError, RunError
+from tanren.rundir import RunDirectory, State, read_json
+
+Facts = dict[str, Any]
+
+LAST_EVENTS = 12
+_ENDS = ("succeeded", "failed", "interrupted")
+_BEGINS = ("created", "started")
+
+
+def summary(run: RunDirectory) -> Facts:
+    """One line about a run. What cannot be read is None, and `problem` says why."""
+    events = run.events()
+    settings, problem = settings_of(run)
+    last_step = next((e for e in reversed(events) if e.get("event") == "step"), {})
+    result = at(next((e for e in reversed(events) if e.get("event") == "succeeded"), {}), "result")
+    return {
+        "id": run.name,
+        "path": str(run.path),
+        "state": run.state(),
+        "method": at(settings, "method", "name"),
+        "model": at(settings, "model", "name"),
+        "steps": at(result, "steps") or last_step.get("step"),
+        "total_steps": last_step.get("steps"),
+        "loss": last_step.get("loss"),
+        "created": events[0].get("time") if events else None,
+        "seconds": worked_seconds(events),
+        "problem": problem,
+    }
+
+
+def settings_of(run: RunDirectory) -> tuple[Facts | None, str | None]:
+    """(settings, None), or (None, why they cannot be read)."""
+    try:
+        return run.config().model_dump(mode="json"), None
+    except ConfigError as error:
+        return None, str(error)
+
+
+def worked_seconds(events: list[Facts]) -> float | None:
+    """Time at work: from each beginning to the end, or to the last sign of life, after it.
+
+    The pause between an interruption and its resumption does not count.
+    """
+    total, since, last = 0.0, None, None
+    for event in events:
+        moment = _moment(event)
+        if moment is None:
+            continue
+        kind = event.get("event")
+        if since is not None and last is not None and kind in (*_ENDS, *_BEGINS):
+            total += (moment if kind in _ENDS else last) - since
+            since = None
+        if since is None and kind not in _ENDS:
+            since = moment
+        last = moment
+    if since is not None and last is not None:
+        total += last - since
+    return round(total, 3) if events else None
+
+
+def _moment(event: Mapping[str, Any]) -> float | None:
+    try:
+        return datetime.fromisoformat(str(event.get("time"))).timestamp()
+    except ValueError:
+        return None
+
+
+def details(run: RunDirectory) -> Facts:
+    """All that is known about a run, and what can be done next."""
+    events = run.events()
+    settings, problem = settings_of(run)
+    state = run.state()
+    return {
+        **summary(run),
+        "config": settings,
+        "problem": problem,
+        "data": _json_of(run.data_file),
+        "environment": _json_of(run.environment_file),
+        "result": _json_of(run.result_file),
+        "failure": _failure(events) if state == "failed" else None,
+        "checkpoints": [checkpoint.step for checkpoint in run.complete_checkpoints()],
+        "incomplete_checkpoints": {
+            path.name: problems for path, problems in run.incomplete_checkpoints().items()
+        },
+        "owner": run.owner(),
+        "next": next_step(run, state),
+        "events": events[-LAST_EVENTS:],
+    }
+
+
+def _failure(events: list[Facts]) -> Facts:
+    failed = next((e for e in reversed(events) if e.get("event") == "failed"), {})
+    return {
+        "cause": failed.get("error"),
+        "kind": failed.get("kind"),
+        "faults": failed.get("faults") or [],
+        "traceback": failed.get("traceback"),
+    }
+
+
+def _json_of(path: Any) -> Any:
+    """The file's value; None where it is missing or damaged."""
+    try:
+        return read_json(path)
+    except RunError:
+        return None
+
+
+def next_step(run: RunDirectory, state: State) -> Facts:
+    """The command that goes on from a state, and what it does (T25)."""
+    if state == "succeeded":
+        return _next(f"tanren chat {run.path} --base", "talk to it, beside its base")
+    if state == "running":
+        return _next(f"tail -f {run.events_file}", f"watch process {run.owner()} work")
+    complete = run.complete_checkpoints()
+    if complete:
+        return _next(f"tanren train --resume {run.path}", f"go on after step {complete[-1].step}")
+    if state == "created":
+        return _next(f"tanren run {run.path}", "carry it out")
+    why = "begin anew: no checkpoint was saved"
+    return _next(f"tanren train {run.config_file}", why)
+
+
+def _next(command: str, meaning: str) -> Facts:
+    return {"command": command, "meaning": meaning}
+
+
+# --- what differs between two runs ------------------------------------------------------------------------------------
+
+_PLACES = ("config", "data", "environment", "result")
+# Names of the run itself, and what only repeats other parts.
+_LEFT_OUT = {
+    "environment": ("command",),
+    "result": ("run", "artefact", "proof", "answers", "optimizer_groups"),
+    "data": (),
+    "config": (),
+}
+
+
+def difference(a: RunDirectory, b: RunDirectory) -> Facts:
+    """Part -> dotted key -> [value in a, value in b], where they are not equal. A missing value is None."""
+    left, right = _comparable(a), _comparable(b)
+    differing = {}
+    for place in _PLACES:
+        keys = {**left[place], **right[place]}
+        found = {
+            key: [left[place].get(key), right[place].get(key)]
+            for key in keys
+            if left[place].get(key) != right[place].get(key)
+        }
+        if found:
+            differing[place] = found
+    return differing
+
+
+def _comparable(run: RunDirectory) -> dict[str, Facts]:
+    settings, _ = settings_of(run)
+    parts = {
+        "config": settings,
+        "data": _data(_json_of(run.data_file)),
+        "environment": _json_of(run.environment_file),
+        "result": _json_of(run.result_file),
+    }
+    state = {"state": run.state()}
+    flat = {
+        place: flatten(
+            {
+                key: value
+                for key, value in (parts[place] or {}).items()
+                if key not in _LEFT_OUT[place]
+            }
+        )
+        for place in _PLACES
+    }
+    return {**flat, "result": {**state, **flat["result"]}}
+
+
+def _data(record: Any) -> Facts:
+    """Of the data: which file by hash, and how many rows and tokens; not every percentile."""
+    found = {}
+    for name in ("train", "validation"):
+        file = at(record, name)
+        if file:
+            ledger = file.get("ledger") or {}
+            found[name] = {
+                "path": file.get("path"),
+                "sha256": file.get("sha256"),
+                "rows": ledger.get("source_rows"),
+                "tokens": ledger.get("tokens"),
+                "trained_tokens": ledger.get("trained_tokens"),
+            }
+    return found
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> Facts:
+    """`{"a": {"b": 1}}` -> `{"a.b": 1}`; lists stay whole."""
+    flat: Facts = {}
+    for key, inner in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(inner, Mapping) and inner:
+            flat |= flatten(inner, f"{name}.")
+        else:
+            flat[name] = inner
+    return flat

@@ -1,0 +1,444 @@
+"""One run's settings: strict, documented per field with unit and bounds, the same for YAML, command line and Python.
+
+`load(path, overrides)` reads YAML, lays `key.path=value` overrides over it and reports every wrong key and value at
+once. `RunConfig.to_yaml()` is what a run directory keeps: it alone reproduces the run.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tanren.errors import ConfigError, Fault
+from tanren.methods import METHODS, Lora, Method
+
+Auto = Literal["auto"]
+Positive = Annotated[int, Field(ge=1, strict=True)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(_Part):
+    """The open model to tune."""
+
+    name: str = Field(
+        min_length=1,
+        description="A folder with config.json and safetensors, or a Hugging Face name such as Qwen/Qwen3-0.6B.",
+    )
+    revision: str | None = Field(
+        None, description="Commit, tag or branch of a hub model; null: the default branch."
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="Type the base is stored and multiplied in. auto: bfloat16 where the device computes it natively, "
+        "float32 on CPUs. Adapters and optimizer stay in float32 always (T33).",
+    )
+    attention: Literal["auto", "varlen", "sdpa", "eager"] = Field(
+        "auto",
+        description="Attention implementation. varlen: no padding, rows side by side; auto: varlen if it proves to "
+        "keep rows apart on this model, sdpa otherwise.",
+    )
+    chat_template: str | None = Field(
+        None, description="Jinja file used instead of the tokenizer's own chat template."
+    )
+
+
+class DataConfig(_Part):
+    """Chat-format JSONL, the OpenAI fine-tuning format."""
+
+    train: str = Field(min_length=1, description="JSONL file to train on.")
+    validation: str | None = Field(
+        None, description="JSONL file whose loss is measured; null: none."
+    )
+    max_length: Auto | Annotated[int, Field(ge=8)] = Field(
+        "auto",
+        description="Longest row in tokens; what is longer is cut at its end, counted and shown. auto: the longest "
+        "row of the data, at most the model's context.",
+    )
+    thinking: Auto | bool = Field(
+        "auto",
+        description="For templates with a thinking switch: whether replies begin with reasoning. auto: on when the "
+        "data holds reasoning, off otherwise; then training and chatting use the same prompt.",
+    )
+
+    date: str | None = Field(
+        None,
+        pattern=r"^\d{4}-\d{2}-\d{2}$",
+        description="What templates that tell today's date are told (2026-01-31); null: the day "
+        "the run is made. Kept in the run, so that resuming and chatting see the same prompt.",
+    )
+    faulty_rows: Literal["stop", "skip"] = Field(
+        "stop",
+        description="stop: any row that cannot be trained ends the command before training, with "
+        "every fault. skip: train on the rest; what was left out is counted and recorded.",
+    )
+
+
+class TrainingConfig(_Part):
+    """The optimisation."""
+
+    learning_rate: Auto | Annotated[float, Field(gt=0, le=10)] = Field(
+        "auto",
+        description="Peak learning rate (of A for LoRA+). auto: from method and width of the model.",
+    )
+    num_epochs: Annotated[float, Field(gt=0, le=10_000)] = Field(
+        3, description="Passes over the training rows; fractions are allowed."
+    )
+    max_steps: Positive | None = Field(
+        None,
+        description="Stop after this many optimizer steps, however many epochs that is; null: no limit.",
+    )
+    batch_size: Positive = Field(
+        8, description="Rows per optimizer step over all devices. Small batches suit adapters."
+    )
+    warmup_fraction: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.03, description="Share of the steps in which the rate rises from 0."
+    )
+    schedule: Literal["cosine", "constant", "linear"] = Field(
+        "cosine",
+        description="How the rate goes on after warm-up: to 0 as a cosine or a line, or constant.",
+    )
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="Decoupled weight decay (AdamW) on matrices."
+    )
+    max_grad_norm: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="The gradient's norm over all trained parameters is cut to this."
+    )
+    optimizer: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit"] = Field(
+        "auto",
+        description="auto: for QLoRA paged_adamw_8bit (adamw_8bit on CPUs), adamw otherwise.",
+    )
+    train_on: Literal["all", "last"] = Field(
+        "all",
+        description="Which assistant turns of a conversation are trained: every one, or the last alone.",
+    )
+    micro_batch_tokens: Auto | Annotated[int, Field(ge=8)] = Field(
+        "auto",
+        description="Tokens per forward pass. The rows of one step are spread over as many passes as needed; the "
+        "gradient does not depend on it. auto: from the device's memory.",
+    )
+    packing: Auto | bool = Field(
+        "auto",
+        description="Lay the rows of a pass side by side without padding; a proof at start shows that no row sees "
+        "another (T16). auto: on if the proof holds.",
+    )
+    gradient_checkpointing: Auto | bool = Field(
+        "auto",
+        description="Recompute activations in the backward pass: less memory, about 45% more arithmetic with an "
+        "adapter. auto: for as few layers as fit the memory, none on CPUs.",
+    )
+    log_every: Positive = Field(1, description="Optimizer steps between two log lines.")
+    save_every: Positive | None = Field(
+        None,
+        description="Optimizer steps between two checkpoints; null: at the end of every epoch.",
+    )
+    keep_checkpoints: Positive = Field(
+        2, description="How many of the newest checkpoints stay on disk."
+    )
+    data_seed: int | None = Field(
+        None, ge=0, description="Seed of the row order; null: the run's seed."
+    )
+
+
+class EvaluationConfig(_Part):
+    """Measured while training, on `data.validation`."""
+
+    every: Positive | None = Field(
+        None,
+        description="Optimizer steps between two evaluations; null: at the end of every epoch.",
+    )
+    early_stopping_patience: Positive | None = Field(
+        None, description="Stop after this many evaluations without a better one; null: never."
+    )
+    early_stopping_min_delta: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="How much better counts as better, in units of the metric."
+    )
+    metric: Literal["loss", "token_accuracy"] = Field(
+        "loss",
+        description="What decides on the best checkpoint: validation loss (lower) or token accuracy (higher).",
+    )
+    keep_best: bool = Field(
+        True,
+        description="With validation data: the best checkpoint becomes the result, not the last.",
+    )
+    samples: Annotated[int, Field(ge=0, le=100)] = Field(
+        4,
+        description="Prompts answered before and after tuning, kept in result.json; from validation, else train.",
+    )
+    sample_tokens: Positive = Field(96, description="Most tokens of such an answer.")
+
+
+class TrackingConfig(_Part):
+    """Experiment trackers, all off unless named. events.jsonl is always written."""
+
+    trackers: tuple[Literal["tensorboard", "trackio", "wandb", "mlflow"], ...] = Field(
+        (), description="Trackers to report to, by name; their packages are installed by the user."
+    )
+    project: str = Field("tanren", description="Project name in the tracker.")
+
+
+class RunConfig(_Part):
+    """Everything that decides what a run does."""
+
+    model: ModelConfig
+    data: DataConfig
+    method: Method = Field(default_factory=Lora)
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
+        42, description="Seeds adapter initialisation, row order, dropout and sampling."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _method_by_name(cls, values: Any) -> Any:
+        """`method: dora` means `method: {name: dora}`; no name means lora."""
+        if isinstance(values, dict):
+            method = values.get("method")
+            if isinstance(method, str):
+                return {**values, "method": {"name": method}}
+            if isinstance(method, dict) and "name" not in method:
+                return {**values, "method": {"name": "lora", **method}}
+        return values
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunConfig:
+        if self.evaluation.early_stopping_patience and not self.data.validation:
+            raise ValueError("evaluation.early_stopping_patience needs data.validation")
+        if self.evaluation.every and not self.data.validation:
+            raise ValueError("evaluation.every needs data.validation")
+        return self
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(
+            self.model_dump(mode="json"),
+            allow_unicode=True,
+            sort_keys=False,
+            default_flow_style=False,
+        )
+
+
+def load(
+    path: Path | None, overrides: Sequence[str] = (), *, base: Mapping[str, Any] | None = None
+) -> RunConfig:
+    """Read a YAML file (or start from `base`), lay `key.path=value` overrides over it, validate.
+
+    Raises ConfigError with every fault. Relative file names stay as written: they are relative to where the command
+    is started, as in any shell.
+    """
+    values: dict[str, Any] = dict(base or {})
+    if path is not None:
+        values = _merge(values, read_yaml(path))
+    faults: list[Fault] = []
+    for override in overrides:
+        fault = _apply(values, override)
+        if fault:
+            faults.append(fault)
+    if faults:
+        raise ConfigError.of(*faults)
+    return validate(values, source=str(path) if path else "command line")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping, read safely; keys that stand twice are an error."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        near = difflib.get_close_matches(
+            path.name, [p.name for p in path.parent.glob("*.y*ml")], n=1
+        )
+        hint = f"did you mean {path.parent / near[0]}?" if near else "check the path"
+        raise ConfigError.of(Fault(str(path), "no such file", "a YAML file", hint)) from None
+    except (UnicodeDecodeError, IsADirectoryError, PermissionError) as error:
+        raise ConfigError.of(
+            Fault(str(path), type(error).__name__, "a readable UTF-8 YAML file", "save it as UTF-8")
+        ) from None
+    try:
+        loaded = yaml.load(text, Loader=_UniqueKeyLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        problem = getattr(error, "problem", None) or "text that is not YAML"
+        raise ConfigError.of(Fault(where, str(problem), "valid YAML", "mend the line")) from None
+    if loaded is None:
+        loaded = {}
+    if not isinstance(loaded, dict):
+        raise ConfigError.of(
+            Fault(str(path), type(loaded).__name__, "a mapping of settings", "start with `model:`")
+        )
+    return loaded
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key standing twice instead of silently taking the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            key = key_node.value
+            if isinstance(key, str) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 reads `2e-4` as text because of its missing dot; every person who writes a learning rate means the number.
+_UniqueKeyLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = (
+            _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        )
+    return merged
+
+
+def _apply(values: dict[str, Any], override: str) -> Fault | None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        return Fault(
+            repr(override), "no `=`", "key.path=value", "write for example training.num_epochs=5"
+        )
+    try:
+        value = yaml.load(text, Loader=_UniqueKeyLoader) if text.strip() else None
+    except yaml.YAMLError:
+        value = text  # a plain word with YAML punctuation, such as a Windows path
+    *parents, last = key.strip().split(".")
+    place = values
+    for parent in parents:
+        inner = place.get(parent)
+        if isinstance(inner, str) and parent == "method":
+            inner = {"name": inner}
+        inner = dict(inner) if isinstance(inner, dict) else {}
+        place[parent] = inner
+        place = inner
+    place[last] = value
+    return None
+
+
+def validate(values: Mapping[str, Any], *, source: str) -> RunConfig:
+    """Check plain values. Raises ConfigError naming every fault, with a near name for each unknown key (T24)."""
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        faults = [_fault(dict(item), source) for item in error.errors()]
+        raise ConfigError.of(*_joined(faults)) from None
+
+
+def _joined(faults: Sequence[Fault]) -> list[Fault]:
+    """One fault per place: a value that fits none of several types is one mistake."""
+    places: dict[str, Fault] = {}
+    for fault in faults:
+        first = places.get(fault.where)
+        if first is not None:
+            fault = replace(first, expected=f"{first.expected} or {fault.expected}")
+        places[fault.where] = fault
+    return list(places.values())
+
+
+def _fault(item: dict[str, Any], source: str) -> Fault:
+    path = [str(part) for part in item["loc"]]
+    if path[:1] == ["method"] and len(path) > 1 and path[1] in METHODS:
+        fields = METHODS[path[1]]
+        path = ["method", *path[2:]]
+    else:
+        fields = _fields_at(path[:-1])
+    path = [part for part in path if not part.startswith(("constrained-", "literal[", "function-"))]
+    where = ".".join(path) if path else "settings"
+    if source != "command line":
+        where = f"{source} {where}"
+    kind = item["type"]
+    if kind == "extra_forbidden":
+        known = sorted(fields.model_fields) if fields else []
+        near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+        remedy = f"did you mean {near[0]!r}?" if near else "remove it"
+        return Fault(where, "an unknown key", "one of " + ", ".join(known), remedy)
+    if kind == "missing":
+        return Fault(where, "nothing", "a value", f"add {path[-1]}")
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        found = item.get("input")
+        name = found.get("name") if isinstance(found, dict) else found
+        near = difflib.get_close_matches(
+            str(name).lower().replace("-", "_"), list(METHODS), n=1, cutoff=0.4
+        )
+        remedy = f"did you mean {near[0]!r}?" if near else "choose one of them"
+        return Fault(f"{where}.name", repr(name), "one of " + ", ".join(METHODS), remedy)
+    expected = str(item["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
+    found = repr(item.get("input")) if path else "settings that contradict each other"
+    return Fault(
+        where, _short(found), expected, "change the value" if path else "set both or neither"
+    )
+
+
+def _fields_at(path: Sequence[str]) -> type[BaseModel] | None:
+    model: type[BaseModel] = RunConfig
+    for part in path:
+        field = model.model_fields.get(part)
+        inner = field.annotation if field else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return None
+        model = inner
+    return model
+
+
+def _short(text: str, limit: int = 60) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def documentation() -> list[tuple[str, str, str, str]]:
+    """Every setting as (path, type, default, description), for the documentation and `--help`."""
+    rows: list[tuple[str, str, str, str]] = []
+    for part, field in RunConfig.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            rows += _rows(part, inner)
+        elif part == "method":
+            rows += _rows("method", Lora)
+        else:
+            rows.append((part, "int", str(field.default), field.description or ""))
+    return rows
+
+
+def _rows(prefix: str, model: type[BaseModel]) -> list[tuple[str, str, str, str]]:
+    rows = []
+    for name, field in model.model_fields.items():
+        default = (
+            "" if field.is_required() else yaml.safe_dump(_plain(field.default)).split("\n")[0]
+        )
+        rows.append(
+            (f"{prefix}.{name}", _type_name(field.annotation), default, field.description or "")
+        )
+    return rows
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _type_name(annotation: Any) -> str:
+    if isinstance(annotation, type):
+        return annotation.__name__
+    arguments = get_args(annotation)
+    if arguments and all(isinstance(a, str) for a in arguments):
+        return "|".join(arguments)
+    names = [_type_name(a) for a in arguments if isinstance(a, type) or get_args(a)]
+    return "|".join(dict.fromkeys(n for n in names if n not in ("NoneType",))) or str(annotation)

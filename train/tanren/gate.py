@@ -1,0 +1,346 @@
+"""The gate before training: everything that can be known without weights, in seconds and without a GPU.
+
+`examine` reads and encodes the data, resolves every `auto`, counts every row and token, plans
+memory, and either raises with all faults or returns what training starts from.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+from tanren import model as models
+from tanren.chat import Example
+from tanren.config import RunConfig
+from tanren.data.read import ChatReader, Refused
+from tanren.data.survey import Survey, survey
+from tanren.devices import Device, this_device
+from tanren.encode import Encoded, EncodeSettings, Ledger, encode, trained_text
+from tanren.errors import DataError, Fault, ModelError
+from tanren.estimate import MemoryPlan, MethodFacts, ModelShape, Workload, plan_memory, shape_of
+from tanren.methods import Full
+from tanren.template import ChatRenderer
+
+Tell = Callable[..., None]
+
+CPU_PASS_TOKENS = 2048
+
+
+def quiet(event: str, **fields: Any) -> None:
+    """Tells nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the optimizer will do. Token counts are of one epoch."""
+
+    steps: int
+    steps_per_epoch: int
+    learning_rate: float
+    tokens_per_epoch: int
+    trained_tokens_per_epoch: int
+    micro_batch_tokens: int
+    checkpointed_layers: int
+    dtype: Literal["float32", "bfloat16"]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What training starts from; `config` has every `auto` resolved that does not need weights."""
+
+    config: RunConfig
+    survey: Survey
+    source: models.Source
+    tokenizer: PreTrainedTokenizerFast
+    renderer: ChatRenderer
+    train: Encoded
+    train_ledger: Ledger
+    validation: Encoded | None
+    validation_ledger: Ledger | None
+    plan: Plan
+    device: Device
+    shape: ModelShape | None
+    memory: MemoryPlan | None
+    warnings: tuple[str, ...]
+
+    def preview(self, count: int = 3) -> list[list[tuple[str, bool]]]:
+        """Text of the first rows in pieces, with whether a piece is trained."""
+        return [
+            trained_text(self.train, i, self.tokenizer) for i in range(min(count, len(self.train)))
+        ]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.source.as_dict(),
+            "method": self.config.method.model_dump(mode="json"),
+            "data": self.data_record(),
+            "template": self.renderer.facts.as_dict(),
+            "plan": self.plan.as_dict(),
+            "device": asdict(self.device),
+            "memory": self.memory.as_dict() if self.memory else None,
+            "warnings": list(self.warnings),
+        }
+
+    def data_record(self) -> dict[str, Any]:
+        """What data.json keeps: hashes to recognise the data by, and the ledgers."""
+        return {
+            "train": _file_record(self.survey.train, self.train_ledger),
+            "validation": _file_record(self.survey.validation, self.validation_ledger)
+            if self.survey.validation and self.validation_ledger
+            else None,
+            "duplicates": self.survey.as_dict()["duplicates"],
+        }
+
+
+def _file_record(found: Any, ledger: Ledger) -> dict[str, Any]:
+    plain = found.as_dict()
+    return {
+        "path": plain["path"],
+        "sha256": plain["counts"]["sha256"],
+        "counts": plain["counts"],
+        "turns": plain["turns"],
+        "trained_turns": plain["trained_turns"],
+        "ledger": ledger.as_dict(),
+    }
+
+
+def examine(config: RunConfig, *, tell: Tell = quiet) -> Gate:
+    """Pass the gate or raise DataError, ModelError or ConfigError with every fault found."""
+    tell("stage", name="data", text=f"reading {config.data.train}")
+    found = _survey(config)
+    tell("stage", name="data", text=f"encoding with the tokenizer of {config.model.name}")
+    source = models.locate(config.model)
+    models.known_architecture(source)
+    tokenizer = models.load_tokenizer(source, config.model)
+    config = _resolved(config, found, source)
+    assert isinstance(config.data.thinking, bool)
+    renderer = ChatRenderer(tokenizer, thinking=config.data.thinking, date=config.data.date)
+    train, train_ledger = _encode(config, config.data.train, renderer, source)
+    validation, validation_ledger = None, None
+    if config.data.validation is not None:
+        validation, validation_ledger = _encode(config, config.data.validation, renderer, source)
+    _require_trainable(config, [train_ledger, *([validation_ledger] if validation_ledger else [])])
+    here = this_device()
+    shape = _shape(source)
+    memory = _memory(config, shape, train, here)
+    plan = _plan(config, train, train_ledger, memory, here)
+    config = _planned(config, train_ledger, plan)
+    warnings = [*found.warnings, *_ledger_warnings(train_ledger, config.data.train)]
+    if shape is None:
+        kind = source.config.get("model_type")
+        warnings.append(f"memory and speed are not estimated for the architecture {kind!r}")
+    if memory is not None and not memory.fits:
+        warnings.extend(memory.advice)
+    return Gate(
+        config=config,
+        survey=found,
+        source=source,
+        tokenizer=tokenizer,
+        renderer=renderer,
+        train=train,
+        train_ledger=train_ledger,
+        validation=validation,
+        validation_ledger=validation_ledger,
+        plan=plan,
+        device=here,
+        shape=shape,
+        memory=memory,
+        warnings=tuple(warnings),
+    )
+
+
+def _survey(config: RunConfig) -> Survey:
+    validation = Path(config.data.validation) if config.data.validation else None
+    found = survey(Path(config.data.train), against=validation)
+    found.require_sound(skip_faulty=config.data.faulty_rows == "skip")
+    return found
+
+
+def _resolved(config: RunConfig, found: Survey, source: models.Source) -> RunConfig:
+    """Every `auto` that data and model decide."""
+    data = config.data.model_copy(
+        update={
+            "thinking": found.has_reasoning
+            if config.data.thinking == "auto"
+            else config.data.thinking,
+            "date": config.data.date or datetime.date.today().isoformat(),
+        }
+    )
+    training = config.training
+    hidden = int(source.config.get("text_config", source.config).get("hidden_size", 1024))
+    if training.learning_rate == "auto":
+        rate = config.method.auto_learning_rate(hidden)
+        training = training.model_copy(update={"learning_rate": rate})
+    if training.optimizer == "auto":
+        small = config.method.storage == "nf4"
+        on_gpu = models.device().type == "cuda"  # paging moves state between GPU and host
+        kind = ("paged_adamw_8bit" if on_gpu else "adamw_8bit") if small else "adamw"
+        training = training.model_copy(update={"optimizer": kind})
+    dtype = str(models.compute_dtype(config.model)).removeprefix("torch.")
+    model = config.model.model_copy(update={"dtype": dtype})
+    return config.model_copy(update={"data": data, "training": training, "model": model})
+
+
+def _rows(path: str) -> Iterator[Example | Refused]:
+    yield from ChatReader(Path(path))
+
+
+def _encode(
+    config: RunConfig, path: str, renderer: ChatRenderer, source: models.Source
+) -> tuple[Encoded, Ledger]:
+    settings = EncodeSettings(
+        model_max_length=models.context_length(source),
+        max_length=config.data.max_length,
+        train_on=config.training.train_on,
+    )
+    return encode(_rows(path), renderer, settings)
+
+
+def _require_trainable(config: RunConfig, ledgers: list[Ledger]) -> None:
+    faults = [fault for ledger in ledgers for fault in ledger.faults]
+    count = sum(ledger.fault_count for ledger in ledgers)
+    empty = any(ledger.trained_rows == 0 for ledger in ledgers)
+    if (count and config.data.faulty_rows == "stop") or empty:
+        rows = sum(ledger.refused_rows for ledger in ledgers)
+        raise DataError(f"{rows} rows cannot be trained", faults)
+
+
+def _shape(source: models.Source) -> ModelShape | None:
+    try:
+        return shape_of(source.config, source=f"{source.name}/config.json")
+    except ModelError:
+        return None  # an architecture without an estimate can still be trained; a warning says so
+
+
+def _facts(config: RunConfig) -> MethodFacts:
+    method, optimizer = config.method, config.training.optimizer
+    assert optimizer != "auto"
+    if isinstance(method, Full):
+        return MethodFacts(rank=None, optimizer=optimizer)
+    return MethodFacts(
+        storage=method.storage,
+        rank=method.rank,
+        targets=method.target_modules,
+        dora=method.use_dora,
+        dropout=method.dropout,
+        saved_modules=method.modules_to_save,
+        optimizer=optimizer,
+    )
+
+
+def _memory(
+    config: RunConfig, shape: ModelShape | None, train: Encoded, here: Device
+) -> MemoryPlan | None:
+    if shape is None:
+        return None
+    training = config.training
+    longest = int(train.lengths.max())
+    dtype = config.model.dtype
+    assert dtype != "auto"
+    wanted = training.micro_batch_tokens
+    work = Workload(
+        memory_bytes=here.memory_free,
+        longest_row=longest,
+        batch_tokens=int(np.sort(train.lengths)[-training.batch_size :].sum()),
+        dtype=dtype,
+        device=here.kind,
+        checkpointing=training.gradient_checkpointing,
+        micro_batch_tokens=None if wanted == "auto" else wanted,
+        attention="varlen" if training.packing is not False else "sdpa",
+        packed=training.packing is not False,
+    )
+    try:
+        return plan_memory(shape, _facts(config), work)
+    except ModelError:
+        return None  # targets are checked against the loaded model, with the candidates named
+
+
+def _plan(
+    config: RunConfig, train: Encoded, ledger: Ledger, memory: MemoryPlan | None, here: Device
+) -> Plan:
+    training = config.training
+    per_epoch = -(-len(train) // training.batch_size)
+    steps = max(1, math.ceil(training.num_epochs * per_epoch - 1e-9))
+    if training.max_steps is not None:
+        steps = min(steps, training.max_steps)
+    tokens = training.micro_batch_tokens
+    if tokens == "auto":
+        tokens = memory.micro_batch_tokens if memory else CPU_PASS_TOKENS
+        if here.kind == "cpu":
+            tokens = min(tokens, CPU_PASS_TOKENS)
+    assert training.learning_rate != "auto" and config.model.dtype != "auto"
+    return Plan(
+        steps=steps,
+        steps_per_epoch=per_epoch,
+        learning_rate=training.learning_rate,
+        tokens_per_epoch=ledger.tokens,
+        trained_tokens_per_epoch=ledger.trained_tokens,
+        micro_batch_tokens=max(tokens, int(train.lengths.max())),
+        checkpointed_layers=memory.checkpointed_layers if memory else 0,
+        dtype=config.model.dtype,
+    )
+
+
+def _planned(config: RunConfig, ledger: Ledger, plan: Plan) -> RunConfig:
+    return config.model_copy(
+        update={
+            "data": config.data.model_copy(update={"max_length": ledger.max_length}),
+            "training": config.training.model_copy(
+                update={"micro_batch_tokens": plan.micro_batch_tokens}
+            ),
+        }
+    )
+
+
+def _ledger_warnings(ledger: Ledger, path: str) -> list[str]:
+    said = []
+    if ledger.trained_cut:
+        said.append(
+            f"{path}: {ledger.trained_cut} rows were longer than {ledger.max_length} tokens and "
+            f"lost {ledger.cut_tokens} at their end, {ledger.cut_trained_tokens} of them trained; "
+            f"{ledger.cut_replies} replies lost their end of turn"
+        )
+    for tally, text in (
+        (ledger.special_text, "rows have a control token typed inside a message"),
+        (ledger.left_out, "rows have text that the chat template does not write"),
+        (ledger.tools_left_out, "rows have tools that the chat template does not show"),
+        (ledger.unused_tail, "rows have messages after the last trained reply"),
+        (ledger.empty_reasoning, "rows teach an empty reasoning block"),
+    ):
+        if tally.count:
+            said.append(f"{path}: {tally.count} {text}, first {tally.places[0]}")
+    if ledger.own_lost_reasoning_tokens:
+        said.append(
+            f"{path}: the chat template removes {ledger.own_lost_reasoning_tokens} tokens of "
+            "reasoning, which are not learned"
+        )
+    return said
+
+
+def changed_since(record: dict[str, Any], gate: Gate) -> list[Fault]:
+    """How the data differs from what a run was started with (T6)."""
+    faults = []
+    for name, now in (("train", gate.survey.train), ("validation", gate.survey.validation)):
+        before = record.get(name)
+        old = before["sha256"] if before else None
+        new = now.counts.sha256 if now else None
+        if old != new:
+            faults.append(
+                Fault(
+                    now.path if now else f"data.{name}",
+                    f"sha256 {str(new)[:12]}",
+                    f"sha256 {str(old)[:12]}, as when the run began",
+                    "restore the file, or resume with --accept-changes",
+                )
+            )
+    return faults

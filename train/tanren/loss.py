@@ -1,0 +1,132 @@
+"""Cross-entropy over the labelled positions alone, without ever holding all logits.
+
+The full logits of 16,384 tokens and 152,000 words take 10 GB in float32, and with prompts masked most of them are
+thrown away. Here only labelled positions are multiplied with the head, in chunks, and the gradient is made in the
+forward pass while a chunk's probabilities are at hand:
+
+    loss = sum_i [ logsumexp(W h_i) - (W h_i)[y_i] ]        d loss / d h_i = W^T (softmax(W h_i) - onehot(y_i))
+
+so nothing of size (tokens, vocab) survives a chunk and nothing is computed twice.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+CHUNK_ELEMENTS = 2**25  # logits held at once: 134 MB in float32, whatever the vocabulary
+
+
+class Loss(NamedTuple):
+    """Sums over the labelled positions of a pass; divide by their number outside."""
+
+    total: Tensor  # () float32, with gradient: summed negative log-likelihood in nats
+    correct: Tensor  # () int64: positions whose most likely token is the target
+
+
+def chunk_length(vocabulary: int) -> int:
+    """Positions per chunk: a fixed number of logits, at least 64 positions."""
+    return max(64, CHUNK_ELEMENTS // vocabulary)
+
+
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    bias: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+    chunk: int | None = None,
+) -> Loss:
+    """Sum of the cross-entropies of `hidden @ weight.T + bias` against `targets`.
+
+    hidden (n, width), weight (vocab, width), bias (vocab) or None, targets (n) int64 without ignored positions.
+    `dtype` is what the products run in (the logits themselves are float32); None: the type of `weight`.
+    `chunk` is the number of positions at a time. Gradients reach hidden, and weight and bias where they are trained.
+    """
+    size = chunk or chunk_length(weight.shape[0])
+    total, correct = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, bias, targets, size, dtype or weight.dtype
+    )
+    return Loss(total, correct)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        chunk: int,
+        dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor]:
+        with torch.autocast(hidden.device.type, enabled=False):
+            return _forward(ctx, hidden, weight, bias, targets, chunk, dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
+        scale = grads[0]
+        return (
+            grad_hidden.mul(scale.to(grad_hidden.dtype)) if ctx.needs_input_grad[0] else None,
+            grad_weight.mul(scale).to(ctx.weight_dtype) if ctx.needs_input_grad[1] else None,
+            grad_bias.mul(scale).to(ctx.weight_dtype) if ctx.needs_input_grad[2] else None,
+            None,
+            None,
+            None,
+        )
+
+
+def _forward(
+    ctx: FunctionCtx,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    chunk: int,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]  # type: ignore[attr-defined]
+    ctx.weight_dtype = weight.dtype  # type: ignore[attr-defined]
+    head = weight.to(dtype)
+    grad_hidden = torch.empty_like(hidden) if wants_hidden else None
+    grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
+    grad_bias = (
+        torch.zeros_like(bias, dtype=torch.float32) if bias is not None and wants_bias else None
+    )
+    total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+    correct = torch.zeros((), dtype=torch.int64, device=hidden.device)
+
+    for start in range(0, hidden.shape[0], chunk):
+        part = hidden[start : start + chunk].to(dtype)
+        wanted = targets[start : start + chunk].unsqueeze(1)
+        logits = torch.mm(part, head.t()).float()
+        if bias is not None:
+            logits += bias.float()
+        best, chosen = logits.max(dim=1)
+        correct += (chosen.unsqueeze(1) == wanted).sum()
+        at_target = logits.gather(1, wanted).squeeze(1)
+        # softmax in place: exp(x - max), its sum, then the division folded into the gradient
+        exponential = logits.sub_(best.unsqueeze(1)).exp_()
+        normaliser = exponential.sum(dim=1)
+        total += (normaliser.log() + best - at_target).sum()
+        if not (wants_hidden or wants_weight or wants_bias):
+            continue
+        difference = exponential.div_(normaliser.unsqueeze(1))
+        difference.scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=torch.float32))
+        if grad_bias is not None:
+            grad_bias += difference.sum(dim=0)
+        difference = difference.to(dtype)
+        if grad_hidden is not None:
+            grad_hidden[start : start + chunk] = torch.mm(difference, head)
+        if grad_weight is not None:
+            grad_weight += torch.mm(difference.t(), part).float()
+
+    ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)  # type: ignore[arg-type]
+    ctx.mark_non_differentiable(correct)
+    return total, correct

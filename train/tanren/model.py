@@ -1,0 +1,343 @@
+"""Tokenizer and base: the only place that knows types, quantisation, attention and devices."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tanren import privacy
+from tanren.config import ModelConfig
+from tanren.errors import Fault, ModelError
+from tanren.methods import Full, Method
+
+privacy.apply()
+
+from transformers import (  # noqa: E402 - telemetry must be off before
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.utils import logging as transformers_logging  # noqa: E402
+
+transformers_logging.disable_progress_bar()
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A base model on disk. `name` is what the user wrote, `path` where it lies, `fingerprint` tells it from others."""
+
+    name: str
+    path: Path
+    revision: str | None
+    fingerprint: str
+    config: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "path": str(self.path),
+            "revision": self.revision,
+            "fingerprint": self.fingerprint,
+        }
+
+
+def locate(config: ModelConfig) -> Source:
+    """Find the base on disk, downloading it once if it is a hub name that is not there yet.
+
+    Raises ModelError when there is nothing, or only pickled weights, or the architecture is unknown.
+    """
+    path = Path(config.name).expanduser()
+    if path.is_dir() or path.is_absolute() or config.name.startswith((".", "~")):
+        folder, revision = path, None
+    else:
+        folder, revision = _hub_folder(config)
+    faults = list(_folder_faults(config.name, folder))
+    if faults:
+        raise ModelError.of(*faults)
+    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return Source(config.name, folder.resolve(), revision, fingerprint(folder), values)
+
+
+def _hub_folder(config: ModelConfig) -> tuple[Path, str | None]:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    wanted = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "LICENSE*"]
+    try:
+        folder = snapshot_download(
+            config.name, revision=config.revision, local_files_only=True, allow_patterns=wanted
+        )
+        if not list(Path(folder).glob("*.safetensors")):
+            raise LocalEntryNotFoundError("no weights in the cache")
+    except (LocalEntryNotFoundError, ValueError):
+        try:
+            folder = snapshot_download(config.name, revision=config.revision, allow_patterns=wanted)
+        except (HfHubHTTPError, LocalEntryNotFoundError, ValueError, OSError) as error:
+            first = str(error).strip().split("\n")[0]
+            raise ModelError.of(
+                Fault(
+                    "model.name",
+                    f"{config.name!r}, which is neither a folder here nor could be downloaded ({first[:120]})",
+                    "a folder with config.json and safetensors, or a Hugging Face name",
+                    "check the name and the network; gated models need `hf auth login` once",
+                )
+            ) from None
+    return Path(folder), Path(folder).name
+
+
+def _folder_faults(name: str, folder: Path) -> Iterator[Fault]:
+    if not folder.is_dir():
+        yield Fault("model.name", f"{name!r}, no such folder", "a model folder", "check the path")
+        return
+    if not (folder / "config.json").is_file():
+        adapter = (folder / "adapter_config.json").is_file()
+        yield Fault(
+            f"{name}/config.json",
+            "an adapter" if adapter else "no such file",
+            "a whole model",
+            "name the adapter's base model"
+            if adapter
+            else "point to the folder that holds config.json",
+        )
+    if not list(folder.glob("*.safetensors")):
+        pickled = list(folder.glob("*.bin")) + list(folder.glob("*.pt*"))
+        yield Fault(
+            name,
+            "pickled weights only" if pickled else "no weights",
+            "*.safetensors",
+            "convert them to safetensors first; pickled files can run code when loaded"
+            if pickled
+            else "download the weights",
+        )
+
+
+def fingerprint(folder: Path) -> str:
+    """sha256 over config.json and, of each safetensors file, its size, header and 16 samples of 64 KiB.
+
+    Any other checkpoint of the same shape differs with certainty in practice, and a 16 GB model takes milliseconds.
+    """
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for file in sorted(folder.glob("*.safetensors")):
+        size = file.stat().st_size
+        digest.update(f"{file.name}:{size}:".encode())
+        with open(file, "rb") as handle:
+            header = handle.read(8)
+            digest.update(header + handle.read(min(int.from_bytes(header, "little"), size)))
+            for part in range(16):
+                handle.seek(size * part // 16)
+                digest.update(handle.read(65536))
+    return digest.hexdigest()
+
+
+def load_tokenizer_from(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer saved beside weights, with its template."""
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    assert isinstance(tokenizer, PreTrainedTokenizerFast)
+    return tokenizer
+
+
+def load_whole(folder: Path, config: ModelConfig) -> PreTrainedModel:
+    """A model saved whole, with its own generation settings, ready to answer."""
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=torch.float32,
+        attn_implementation="sdpa",
+        device_map={"": device()},
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+    )
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def load_tokenizer(source: Source, config: ModelConfig | None = None) -> PreTrainedTokenizerFast:
+    """The model's fast tokenizer; a template given in the config replaces its own."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.path, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ModelError.of(
+            Fault(
+                source.name,
+                f"no usable tokenizer ({str(error)[:100]})",
+                "tokenizer.json",
+                "add the tokenizer's files",
+            )
+        ) from None
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ModelError.of(
+            Fault(
+                source.name,
+                f"a slow tokenizer ({type(tokenizer).__name__})",
+                "a fast one (tokenizer.json)",
+                "convert it with transformers' AutoTokenizer(..., use_fast=True) once",
+            )
+        )
+    if config is not None and config.chat_template:
+        tokenizer.chat_template = _read_template(config.chat_template)
+    return tokenizer
+
+
+def _read_template(name: str) -> str:
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError.of(
+            Fault(
+                "model.chat_template",
+                f"{name!r} ({type(error).__name__})",
+                "a Jinja file",
+                "check the path",
+            )
+        ) from None
+
+
+def context_length(source: Source) -> int:
+    """Most tokens the model can attend to."""
+    text = source.config.get("text_config", source.config)
+    return int(text.get("max_position_embeddings", 2048))
+
+
+def device() -> torch.device:
+    """Where this process computes: its own GPU when there is one, unless TANREN_DEVICE=cpu."""
+    if os.environ.get("TANREN_DEVICE", "").lower() == "cpu":
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def compute_dtype(config: ModelConfig, where: torch.device | None = None) -> torch.dtype:
+    """The type that products run in. auto: bfloat16 on GPUs that have it, float32 elsewhere."""
+    if config.dtype == "auto":
+        where = where or device()
+        fast = where.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if fast else torch.float32
+    return torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
+
+
+def load_base(
+    source: Source, method: Method, config: ModelConfig, *, attention: str = "sdpa"
+) -> PreTrainedModel:
+    """The base model on this process's device, stored as the method asks, frozen and in evaluation mode."""
+    where = device()
+    dtype = compute_dtype(config, where)
+    if isinstance(method, Full):
+        dtype = (
+            torch.float32
+        )  # master weights: bfloat16 rounds small updates away; products may still run in bfloat16
+    quantisation = None
+    if method.storage == "nf4":
+        quantisation = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            source.path,
+            dtype=dtype,
+            attn_implementation=attention,
+            quantization_config=quantisation,
+            device_map={"": where},
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
+    except (ValueError, KeyError, OSError) as error:
+        known = source.config.get("model_type")
+        raise ModelError.of(
+            Fault(
+                source.name,
+                f"a model that could not be loaded ({str(error).strip().splitlines()[0][:160]})",
+                "a causal language model that this transformers knows",
+                f"check the folder; its model_type is {known!r}",
+            )
+        ) from error
+    disable_cpu_repacking(model)
+    model.requires_grad_(False)
+    model.eval()
+    return model  # type: ignore[no-any-return]
+
+
+def disable_cpu_repacking(model: nn.Module) -> int:
+    """Keep bitsandbytes from repacking 4-bit weights in evaluation mode (T32); returns how many layers it concerns.
+
+    On CPUs with AVX512-BF16 its `Linear4bit` turns the stored bytes into another layout at the first forward pass in
+    evaluation mode. Training afterwards reads them wrongly, with no error: gradients change by 98%.
+    """
+    layers = _linear_4bit(model)
+    for layer in layers:
+        layer.support_avx512bf16_for_cpu = False
+    return len(layers)
+
+
+def assert_not_repacked(model: nn.Module) -> None:
+    """Fail loudly if any 4-bit layer lies in the inference layout."""
+    for layer in _linear_4bit(model):
+        state = getattr(layer.weight, "quant_state", None)
+        if getattr(state, "packing_format_for_cpu", False) or layer.support_avx512bf16_for_cpu:
+            raise AssertionError(
+                "a 4-bit layer was repacked for inference; its gradients would be wrong (T32)"
+            )
+
+
+def _linear_4bit(model: nn.Module) -> list[Any]:
+    if not any(type(module).__name__ == "Linear4bit" for module in model.modules()):
+        return []
+    import bitsandbytes as bnb
+
+    return [module for module in model.modules() if isinstance(module, bnb.nn.Linear4bit)]
+
+
+def set_tokens(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, stop_ids: tuple[int, ...]
+) -> None:
+    """Tell model and generation settings where a reply ends (T4). Existing stops stay, ours come first."""
+    old = model.generation_config.eos_token_id
+    stops = list(stop_ids) + ([old] if isinstance(old, int) else list(old or []))
+    unique = list(dict.fromkeys(stops))
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else unique[0]
+    model.generation_config.eos_token_id = unique
+    model.generation_config.pad_token_id = pad
+    text = model.config.get_text_config()
+    text.eos_token_id = unique if len(unique) > 1 else unique[0]
+    text.pad_token_id = pad
+    if tokenizer.bos_token_id is not None:
+        text.bos_token_id = tokenizer.bos_token_id
+        model.generation_config.bos_token_id = tokenizer.bos_token_id
+
+
+def base_of(model: nn.Module) -> PreTrainedModel:
+    """The causal language model inside an adapter model, with adapters in place."""
+    from peft import PeftModel
+
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    assert isinstance(inner, PreTrainedModel)
+    return inner
+
+
+def known_architecture(source: Source) -> None:
+    """Raise ModelError for an architecture that would need remote code."""
+    try:
+        AutoConfig.from_pretrained(source.path, local_files_only=True, trust_remote_code=False)
+    except (ValueError, KeyError, OSError) as error:
+        raise ModelError.of(
+            Fault(
+                f"{source.name}/config.json",
+                str(error).strip().splitlines()[0][:160],
+                "an architecture that the installed transformers knows",
+                "update transformers; code from model folders is never run",
+            )
+        ) from None

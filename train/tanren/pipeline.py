@@ -1,0 +1,454 @@
+"""One run directory from settings to a proved adapter. `execute` reads like the recipe it is."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tanren import adapter as adapters
+from tanren import attention, environment
+from tanren import model as models
+from tanren.artefact import save_artefact
+from tanren.batches import Row, assemble, plan
+from tanren.config import RunConfig
+from tanren.errors import Fault, Interrupted, RunError, TanrenError
+from tanren.estimate import model_flops_per_token
+from tanren.evaluate.samples import Sample, answer_samples, choose_samples
+from tanren.gate import Gate, changed_since, examine
+from tanren.methods import Full
+from tanren.proof import prove, reference, require
+from tanren.rundir import RunDirectory, new_run_path, read_json, write_json
+from tanren.sft import Step, Trainer
+from tanren.watch import Watch, evaluations, judge, stop_on_signals
+
+Observer = Callable[[dict[str, Any]], None]
+
+ISOLATION_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
+PROOF_ROWS = 4
+
+
+def start(config: RunConfig, out: Path | None = None) -> RunDirectory:
+    """Make the run directory. Under torchrun the first process makes it and the others get to know where."""
+    rank, _ = environment.join_processes()
+    if rank != 0:
+        return RunDirectory(environment.everyone_gets(None))
+    stem = Path(config.data.train).stem
+    run = RunDirectory.create(out or new_run_path(f"{stem}-{config.method.name}"), config)
+    environment.everyone_gets(str(run.path))
+    return run
+
+
+@dataclass
+class Teller:
+    """Writes each event to the run and hands it to the observer; silent on all processes but the first."""
+
+    run: RunDirectory
+    observer: Observer | None
+    active: bool
+    stages: dict[str, float] = field(default_factory=dict)
+    _stage: tuple[str, float] | None = None
+
+    def __call__(self, event: str, /, **fields: Any) -> None:
+        if event == "stage":
+            self._count(fields["name"])
+        if not self.active:
+            return
+        self.run.event(event, **fields)
+        if self.observer is not None:
+            self.observer({"event": event, **fields})
+
+    def _count(self, name: str) -> None:
+        now = time.monotonic()
+        if self._stage is not None:
+            before, since = self._stage
+            self.stages[before] = round(self.stages.get(before, 0.0) + now - since, 3)
+        self._stage = (name, now)
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds of every stage so far."""
+        if self._stage is not None:
+            self._count(self._stage[0])
+        return {**self.stages, "all": round(sum(self.stages.values()), 3)}
+
+
+def execute(
+    run: RunDirectory,
+    *,
+    resume: bool = False,
+    accept_changes: bool = False,
+    observer: Observer | None = None,
+) -> dict[str, Any]:
+    """Carry out a run and return what result.json holds.
+
+    Raises the errors of each stage; `Interrupted` after Ctrl-C or SIGTERM, with the command that goes on. Whatever
+    ends the run is an event first (T25).
+    """
+    rank, world = environment.join_processes()
+    tell = Teller(run, observer, active=rank == 0)
+    with run.claim() if rank == 0 else contextlib.nullcontext():
+        try:
+            return _execute(run, tell, world, resume=resume, accept_changes=accept_changes)
+        except Interrupted as error:
+            tell("interrupted", message=error.message, resume=_resume_command(run))
+            raise
+        except KeyboardInterrupt:
+            tell("interrupted", message="stopped at once", resume=_resume_command(run))
+            raise
+        except BaseException as error:
+            faults = [f.as_dict() for f in error.faults] if isinstance(error, TanrenError) else []
+            message = error.message if isinstance(error, TanrenError) else repr(error)
+            trace = None if isinstance(error, TanrenError) else traceback.format_exc()
+            tell("failed", error=message, kind=type(error).__name__, faults=faults, traceback=trace)
+            raise
+
+
+def _execute(
+    run: RunDirectory, tell: Teller, world: int, *, resume: bool, accept_changes: bool
+) -> dict[str, Any]:
+    checkpoint = _checkpoint(run) if resume else None
+    gate = examine(run.config(), tell=tell)
+    _record(run, tell, gate, world, resume=resume, accept_changes=accept_changes)
+    torch.manual_seed(gate.config.seed)
+
+    tell("stage", name="model", text=f"loading {gate.config.model.name}")
+    base = models.load_base(
+        gate.source, gate.config.method, gate.config.model, attention=_attention(gate)
+    )
+    models.set_tokens(base, gate.tokenizer, gate.renderer.facts.stop_ids)
+    samples = choose_samples(gate.config, gate.renderer, models.context_length(gate.source))
+    before = answer_samples(base, gate.tokenizer, gate.renderer, samples, gate.config.evaluation)
+
+    trainer, watch = _trainer(run, tell, gate, base, world)
+    tell(
+        "started",
+        resumed_from=int(checkpoint.name.removeprefix("step-")) if checkpoint else None,
+        world_size=world,
+        device=str(trainer.args.device),
+        micro_batch_tokens=trainer.step.micro_batch_tokens,
+        side_by_side=trainer.step.side_by_side,
+        coverage=adapters.coverage(trainer.model).as_dict(),
+    )
+    tell("stage", name="train", text=f"{gate.plan.steps} steps")
+    with stop_on_signals(trainer):
+        trainer.fit(checkpoint)
+    _stop_if_asked(run, trainer)
+
+    tell("stage", name="save", text="saving the adapter")
+    best = _load_best(run, trainer, gate.config)
+    folder = save_artefact(run, trainer.model, gate, initial=_initial(run, gate))
+    summary = _summary(trainer, watch, gate, best)
+    proof, after = _prove_and_answer(run, tell, gate, trainer, folder, samples)
+    answers = _side_by_side(samples, before, after)
+    tell("answers", answers=answers)
+    result = {
+        "run": str(run.path),
+        "state": "succeeded",
+        "model": gate.source.name,
+        "method": gate.config.method.name,
+        **summary,
+        "artefact": str(folder),
+        "proof": proof,
+        "answers": answers,
+        "world_size": world,
+        "seconds": tell.seconds(),
+    }
+    if tell.active:
+        write_json(run.result_file, result)
+    tell("succeeded", result=result)
+    return result
+
+
+def _checkpoint(run: RunDirectory) -> Path:
+    """The newest complete checkpoint; damaged ones are named (T14, T34)."""
+    complete = run.complete_checkpoints()
+    damaged = run.incomplete_checkpoints()
+    if complete:
+        return complete[-1].path
+    faults = [
+        Fault(
+            str(path), problem, "a complete checkpoint", "start the run anew: tanren run --restart"
+        )
+        for path, problems in damaged.items()
+        for problem in problems
+    ]
+    raise RunError.of(
+        *faults
+        or [
+            Fault(
+                str(run.checkpoints),
+                "no checkpoint",
+                "at least one",
+                f"start it from its settings: tanren train {run.config_file}",
+            )
+        ]
+    )
+
+
+def _record(
+    run: RunDirectory,
+    tell: Teller,
+    gate: Gate,
+    world: int,
+    *,
+    resume: bool,
+    accept_changes: bool,
+) -> None:
+    """Write what this run works on; refuse to go on with other data or processes unless told to (T6)."""
+    now = environment.describe(models.device(), world_size=world)
+    if resume:
+        faults, remarks = environment.differences(read_json(run.environment_file), now)
+        faults = [*changed_since(read_json(run.data_file), gate), *faults]
+        if faults and not accept_changes:
+            raise RunError.of(*faults)
+        for remark in [*remarks, *(f"accepted: {fault}" for fault in faults)]:
+            tell("note", text=remark)
+    if tell.active:
+        run.discard_staging()
+        run.write_config(gate.config)
+        write_json(run.data_file, gate.data_record())
+        write_json(run.environment_file, now)
+    tell("gate", summary=gate.as_dict())
+    for warning in gate.warnings:
+        tell("note", text=warning)
+
+
+def _attention(gate: Gate) -> str:
+    """Name of the implementation for transformers. Soft-capped logits are known to the eager one alone."""
+    wanted = gate.config.model.attention
+    if wanted == "auto":
+        capped = gate.source.config.get("attn_logit_softcapping") is not None
+        wanted = "eager" if capped else "varlen"
+    return attention.register() if wanted == "varlen" else wanted
+
+
+def _trainer(
+    run: RunDirectory, tell: Teller, gate: Gate, base: Any, world: int
+) -> tuple[Trainer, Watch]:
+    config = gate.config
+    initial = run.path / "initial_adapter"
+    model = adapters.add_adapter(base, gate.source, config.method, seed=config.seed)
+    pad_id = int(base.generation_config.pad_token_id)
+    adapters.initialise_from_data(model, config.method, _first_passes(gate, pad_id))
+    if tell.active:
+        adapters.save_initial(model, config.method, initial)
+    environment.everyone_waits()
+    _checkpoint_layers(base, gate.plan.checkpointed_layers)
+    watch = Watch(
+        tell,
+        config.evaluation,
+        flops_per_token=_flops_per_token(gate, model),
+        peak_flops=gate.device.peak_flops * world if gate.device.peak_flops else None,
+    )
+    trainer = Trainer(
+        model=model,
+        tokenizer=gate.tokenizer,
+        method=config.method,
+        config=config,
+        run=run,
+        train=gate.train,
+        validation=gate.validation,
+        step=Step(gate.plan.micro_batch_tokens, False, pad_id),
+        learning_rate=gate.plan.learning_rate,
+        dtype=getattr(torch, gate.plan.dtype),
+        on_cpu=models.device().type == "cpu",
+        save_weights=lambda folder: adapters.save_adapter(model, folder),
+        callbacks=[watch],
+    )
+    watch.trainer = trainer
+    _prove_step(tell, gate, trainer)
+    return trainer, watch
+
+
+def _first_passes(gate: Gate, pad_id: int, rows: int = 64) -> Iterator[dict[str, Any]]:
+    """Model inputs of some training rows, for methods that start from data."""
+    some = [Row.of(*gate.train.row(i)) for i in range(min(rows, len(gate.train)))]
+    for members in plan([len(r) for r in some], gate.plan.micro_batch_tokens, side_by_side=False):
+        batch = assemble(
+            [some[i] for i in members], side_by_side=False, pad_id=pad_id, device=models.device()
+        )
+        yield {k: v for k, v in batch.model_inputs().items() if isinstance(v, torch.Tensor)}
+
+
+def _checkpoint_layers(base: nn.Module, count: int) -> None:
+    """Recompute the first `count` decoder layers in the backward pass.
+
+    The first, because the backward pass reaches them when the other layers' activations are already gone.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    if count == 0:
+        return
+    base.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    layers = [m for m in base.modules() if isinstance(m, GradientCheckpointingLayer)]
+    for layer in layers[count:]:
+        layer.gradient_checkpointing = False
+
+
+def _flops_per_token(gate: Gate, model: nn.Module) -> float:
+    if gate.shape is None:
+        return 0.0
+    lengths = gate.train.lengths
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return model_flops_per_token(
+        gate.shape,
+        adapter_parameters=None if isinstance(gate.config.method, Full) else trained,
+        length=float((lengths.astype(float) ** 2).sum() / lengths.sum()),
+        supervised_fraction=gate.train_ledger.trained_tokens / gate.train_ledger.tokens,
+    )
+
+
+def _prove_step(tell: Teller, gate: Gate, trainer: Trainer) -> None:
+    """Show on the loaded model that our loss is its loss and that rows laid side by side stay apart (T16)."""
+    rows = _short_rows(gate)
+    difference = trainer.prove_loss(rows)
+    if not trainer.uses_own_loss:
+        tell(
+            "note",
+            text=f"this model's logits are special (off by {difference:.1e}): its own head is used",
+        )
+    wanted = gate.config.training.packing
+    possible = trainer.model.config._attn_implementation == attention.NAME
+    if wanted is False or not possible:
+        if wanted is True:
+            tell("note", text="packing is off: it needs model.attention=varlen")
+        return
+    moved = trainer.prove_isolation(rows[0], rows[-1])
+    apart = moved <= ISOLATION_TOLERANCE[trainer.compute_dtype]
+    if apart:
+        trainer.step = Step(trainer.step.micro_batch_tokens, True, trainer.step.pad_id)
+    else:
+        tell("note", text=f"packing is off: rows side by side move each other by {moved:.1e}")
+
+
+def _short_rows(gate: Gate, tokens: int = 64) -> list[Row]:
+    """Up to four training rows, shortened around their first trained token, for proofs."""
+    rows = []
+    for i in range(min(PROOF_ROWS, len(gate.train))):
+        ids, labels = gate.train.row(i)
+        first = int((labels != -100).argmax())
+        begin = max(0, first - tokens // 2)
+        rows.append(Row.of(ids[begin : begin + tokens], labels[begin : begin + tokens]))
+    return rows
+
+
+def _resume_command(run: RunDirectory) -> str:
+    return f"tanren train --resume {run.path}"
+
+
+def _stop_if_asked(run: RunDirectory, trainer: Trainer) -> None:
+    if trainer.stop_requested is None or trainer.state.global_step >= trainer.state.max_steps:
+        return
+    step = trainer.state.global_step
+    raise Interrupted(
+        f"stopped by {trainer.stop_requested} after step {step}; a checkpoint was saved. Go on with:\n"
+        f"  {_resume_command(run)}"
+    )
+
+
+def _load_best(run: RunDirectory, trainer: Trainer, config: RunConfig) -> dict[str, Any] | None:
+    """With validation, the best evaluation's weights become the result."""
+    history = evaluations(trainer.state, config.evaluation.metric)
+    if not history:
+        return None
+    step, value, _ = judge(history, config.evaluation)
+    folder = run.checkpoints / "best"
+    if config.evaluation.keep_best and step != trainer.state.global_step and folder.is_dir():
+        adapters.load_weights(trainer.model, folder)
+    return {"step": step, config.evaluation.metric: value, "kept": config.evaluation.keep_best}
+
+
+def _initial(run: RunDirectory, gate: Gate) -> Path | None:
+    folder = run.path / "initial_adapter"
+    return folder if gate.config.method.initialisation in ("pissa", "olora") else None
+
+
+def _summary(
+    trainer: Trainer, watch: Watch, gate: Gate, best: dict[str, Any] | None
+) -> dict[str, Any]:
+    losses = [e["loss"] for e in trainer.state.log_history if "loss" in e]
+    found = adapters.coverage(trainer.model)
+    return {
+        "steps": trainer.state.global_step,
+        "epochs": round(float(trainer.state.epoch or 0), 4),
+        "stopped_early": watch.stopped_early,
+        "loss": {"first": losses[0] if losses else None, "last": losses[-1] if losses else None},
+        "best": best,
+        "rows": gate.train_ledger.trained_rows,
+        "tokens": trainer.tokens_seen,
+        "trained_parameters": found.trained,
+        "all_parameters": found.total,
+        "optimizer_groups": [
+            {
+                "name": group.name,
+                "tensors": len(group.parameters),
+                "elements": group.elements,
+                "learning_rate": group.learning_rate,
+                "weight_decay": group.weight_decay,
+            }
+            for group in trainer.groups
+        ],
+        "micro_batch_tokens": trainer.step.micro_batch_tokens,
+        "side_by_side": trainer.step.side_by_side,
+        "peak_memory_bytes": watch.peak_memory,
+        "tokens_per_second": watch.tokens_per_second(),
+    }
+
+
+def _prove_and_answer(
+    run: RunDirectory,
+    tell: Teller,
+    gate: Gate,
+    trainer: Trainer,
+    folder: Path,
+    samples: list[Sample],
+) -> tuple[dict[str, Any], list[Any]]:
+    """Reload what was saved on a fresh base, prove it, and let it answer."""
+    tell("stage", name="prove", text="reloading from disk and comparing")
+    config = gate.config
+    full = isinstance(config.method, Full)
+    rows = [gate.train.row(i)[0].tolist() for i in range(min(PROOF_ROWS, len(gate.train)))]
+    expected = reference(trainer.model, rows, adapters.saved_keys(trainer.model))
+    trainer.release()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if full:
+        fresh: Any = models.load_whole(folder, config.model)
+    else:
+        base = models.load_base(gate.source, config.method, config.model)
+        models.set_tokens(base, gate.tokenizer, gate.renderer.facts.stop_ids)
+        fresh = adapters.load_adapter(base, folder)
+    dtype = next(p.dtype for p in fresh.parameters() if p.is_floating_point())
+    dtype = torch.bfloat16 if config.model.dtype == "bfloat16" else dtype
+    proof = prove(expected, fresh, folder, dtype=dtype, full=full)
+    if tell.active:
+        write_json(run.proof_file, proof.as_dict())
+    tell("proof", **proof.as_dict())
+    require(proof, folder)
+    tell("stage", name="answer", text="answering the same questions again")
+    after = answer_samples(fresh, gate.tokenizer, gate.renderer, samples, config.evaluation)
+    return proof.as_dict(), after
+
+
+def _side_by_side(
+    samples: list[Sample], before: list[Any], after: list[Any]
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "prompt": sample.prompt,
+            "reference": sample.reference,
+            "before": old.text,
+            "after": new.text,
+            "stopped": new.finish_reason == "stop",
+        }
+        for sample, old, new in zip(samples, before, after, strict=True)
+    ]

@@ -1,0 +1,419 @@
+"""A run directory: the one place that knows its layout, and its only reader and writer.
+
+    runs/<id>/
+      config.yaml        resolved settings: alone they reproduce the run
+      environment.json   versions, device, world size, command line
+      data.json          hashes, ledger and length statistics of the data
+      events.jsonl       everything that happened, one JSON object a line; CLI, API and UI tail it
+      process.json       who is working on it now (process id and start time)
+      checkpoints/       step-00000010/ with a COMPLETE mark, best/
+      adapter/           plain PEFT adapter and tokenizer (or model/ for full fine-tuning)
+      proof.json         what reloading the adapter from disk showed
+      result.json        the outcome
+
+Files appear whole or not at all: they are written beside their place, flushed to disk and renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from tanren.config import RunConfig, read_yaml, validate
+from tanren.errors import Fault, RunError, StorageError
+
+State = Literal["created", "running", "succeeded", "failed", "interrupted", "killed"]
+COMPLETE = "COMPLETE.json"
+
+
+def home() -> Path:
+    """Root of runs and caches: `$TANREN_HOME`, or the current folder."""
+    return Path(os.environ.get("TANREN_HOME", "."))
+
+
+def runs_root() -> Path:
+    return home() / "runs"
+
+
+def new_run_path(name: str) -> Path:
+    """`runs/20261122-101530-name`, free at the time of asking."""
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    safe = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
+    for suffix in ["", *[f"-{k}" for k in range(2, 1000)]]:
+        path = runs_root() / f"{stamp}-{safe}{suffix}"
+        if not path.exists():
+            return path
+    raise StorageError(f"no free run name under {runs_root()}")
+
+
+@contextlib.contextmanager
+def storage_errors(where: Path) -> Iterator[None]:
+    """Turn a full or read-only disk into an error that says so (T14)."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise StorageError(
+            "could not write",
+            [
+                Fault(
+                    str(where),
+                    "a full disk"
+                    if full
+                    else f"a folder that cannot be written ({error.strerror})",
+                    "room to write",
+                    "free some space and resume; everything saved before is still there"
+                    if full
+                    else "change its permissions or choose another --out",
+                )
+            ],
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file atomically: a reader sees the old content or the new, never a part."""
+    staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with storage_errors(path):
+        try:
+            with open(staged, "w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(staged, path)
+        except BaseException:
+            staged.unlink(missing_ok=True)
+            raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(
+        path,
+        json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False, default=_plain) + "\n",
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple | set | frozenset):
+        return list(value)
+    return value.item()  # numpy scalars
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError.of(
+            Fault(str(path), "no such file", "a file of the run", "check the run's path")
+        ) from None
+    except json.JSONDecodeError as error:
+        raise RunError.of(
+            Fault(
+                f"{path}:{error.lineno}", error.msg, "JSON", "restore the file or start a new run"
+            )
+        ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A complete checkpoint on disk."""
+
+    path: Path
+    step: int
+
+
+class RunDirectory:
+    """Typed access to one run directory. Creating the object touches nothing on disk."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    # --- layout -----------------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def events_file(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def data_file(self) -> Path:
+        return self.path / "data.json"
+
+    @property
+    def environment_file(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def result_file(self) -> Path:
+        return self.path / "result.json"
+
+    @property
+    def proof_file(self) -> Path:
+        return self.path / "proof.json"
+
+    @property
+    def evaluation_file(self) -> Path:
+        return self.path / "evaluation.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def adapter(self) -> Path:
+        return self.path / "adapter"
+
+    @property
+    def model(self) -> Path:
+        """Whole weights, of full fine-tuning only."""
+        return self.path / "model"
+
+    # --- creation and opening ---------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, path: Path, config: RunConfig) -> RunDirectory:
+        """Make a new run. Raises RunError when the folder already holds something."""
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            remedy = "choose another --out"
+            if (path / "config.yaml").exists():
+                remedy += f", or go on with that run: tanren train --resume {path}"
+            raise RunError.of(
+                Fault(str(path), "something there already", "a new or empty folder", remedy)
+            )
+        with storage_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+        run = cls(path)
+        run.write_config(config)
+        run.event("created", config_sha256=run.config_sha256())
+        return run
+
+    @classmethod
+    def open(cls, path: Path | str) -> RunDirectory:
+        """An existing run, by its path or by its name under the runs folder."""
+        for candidate in (Path(path), runs_root() / str(path)):
+            if (candidate / "config.yaml").is_file():
+                return cls(candidate)
+        raise RunError.of(
+            Fault(
+                str(path),
+                "no run (no config.yaml)",
+                "a run directory",
+                "`tanren runs` lists the runs there are",
+            )
+        )
+
+    def write_config(self, config: RunConfig) -> None:
+        write_text(self.config_file, config.to_yaml())
+
+    def config(self) -> RunConfig:
+        return validate(read_yaml(self.config_file), source=str(self.config_file))
+
+    def config_sha256(self) -> str:
+        return hashlib.sha256(self.config_file.read_bytes()).hexdigest()
+
+    # --- events -----------------------------------------------------------------------------------------------------
+
+    def event(self, kind: str, /, **fields: Any) -> None:
+        """Append one event. A line is one write, so that readers never see half of it."""
+        record = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "event": kind,
+            **fields,
+        }
+        line = json.dumps(record, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
+        with storage_errors(self.events_file), open(self.events_file, "ab") as file:
+            file.write(line.encode("utf-8"))
+
+    def events(self) -> list[dict[str, Any]]:
+        """All events; a torn last line (the machine died while it was written) is left out."""
+        if not self.events_file.exists():
+            return []
+        events = []
+        for line in self.events_file.read_bytes().split(b"\n"):
+            if line.strip():
+                with contextlib.suppress(json.JSONDecodeError, UnicodeDecodeError):
+                    events.append(json.loads(line))
+        return events
+
+    def last_event(self, *kinds: str) -> dict[str, Any] | None:
+        return next((e for e in reversed(self.events()) if not kinds or e["event"] in kinds), None)
+
+    # --- who works on it --------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def claim(self) -> Iterator[None]:
+        """Hold the run for this process. Raises RunError while another live process holds it."""
+        owner = self.owner()
+        if owner is not None:
+            raise RunError.of(
+                Fault(
+                    str(self.path),
+                    f"process {owner} at work",
+                    "a run nobody works on",
+                    "wait, or stop that process",
+                )
+            )
+        write_json(
+            self.path / "process.json", {"pid": os.getpid(), "started": _start_time(os.getpid())}
+        )
+        try:
+            yield
+        finally:
+            (self.path / "process.json").unlink(missing_ok=True)
+
+    def owner(self) -> int | None:
+        """Process id of the live process that holds the run, if there is one."""
+        try:
+            holder = json.loads((self.path / "process.json").read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError):
+            return None
+        pid = int(holder["pid"])
+        return (
+            pid if _start_time(pid) is not None and _start_time(pid) == holder["started"] else None
+        )
+
+    def state(self) -> State:
+        """What became of the run, seen from outside (T25): a process that vanished without a word was killed."""
+        last = self.last_event("created", "started", "succeeded", "failed", "interrupted")
+        kind = last["event"] if last else "created"
+        if kind == "started":
+            return "running" if self.owner() else "killed"
+        return kind  # type: ignore[no-any-return]
+
+    # --- checkpoints ------------------------------------------------------------------------------------------------
+
+    def complete_checkpoints(self) -> list[Checkpoint]:
+        """Checkpoints whose completion mark and every listed file are there, oldest first (T14, T34)."""
+        found = []
+        for path in sorted(self.checkpoints.glob("step-*")):
+            if not missing_files(path):
+                found.append(Checkpoint(path, int(path.name.removeprefix("step-"))))
+        return found
+
+    def incomplete_checkpoints(self) -> dict[Path, list[str]]:
+        """Damaged checkpoint folders, with what is wrong in each."""
+        found = {path: missing_files(path) for path in sorted(self.checkpoints.glob("step-*"))}
+        return {path: problems for path, problems in found.items() if problems}
+
+    def discard_staging(self) -> None:
+        """Remove what a killed process left half-written."""
+        for path in [*self.path.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")]:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(
+                missing_ok=True
+            )
+
+
+def seal(folder: Path, **facts: Any) -> None:
+    """Mark a folder complete: list every file with its size, flushed to disk before the mark itself."""
+    files = {}
+    for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != COMPLETE):
+        with open(file, "rb") as handle:
+            os.fsync(handle.fileno())
+        files[file.relative_to(folder).as_posix()] = file.stat().st_size
+    write_json(folder / COMPLETE, {"files": files, **facts})
+    _fsync_folder(folder)
+
+
+def missing_files(folder: Path) -> list[str]:
+    """What keeps a sealed folder from being complete; empty when it is complete."""
+    try:
+        mark = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return [f"{COMPLETE} is missing: the checkpoint was never finished"]
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return [f"{COMPLETE} is damaged"]
+    problems = []
+    for name, size in mark["files"].items():
+        file = folder / name
+        if not file.is_file():
+            problems.append(f"{name} is missing")
+        elif file.stat().st_size != size:
+            problems.append(f"{name} has {file.stat().st_size} bytes instead of {size}")
+    return problems
+
+
+@contextlib.contextmanager
+def staged_folder(final: Path, **facts: Any) -> Iterator[Path]:
+    """Write a folder beside its place; it appears under its name whole and sealed, or not at all (T14)."""
+    staged = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+    with storage_errors(final):
+        shutil.rmtree(staged, ignore_errors=True)
+        staged.mkdir(parents=True)
+        try:
+            yield staged
+            seal(staged, **facts)
+            if final.exists():
+                old = final.with_name(f".{final.name}.old.tmp")
+                shutil.rmtree(old, ignore_errors=True)
+                os.rename(final, old)
+                os.rename(staged, final)
+                shutil.rmtree(old, ignore_errors=True)
+            else:
+                os.rename(staged, final)
+            _fsync_folder(final.parent)
+        except BaseException:
+            shutil.rmtree(staged, ignore_errors=True)
+            raise
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _start_time(pid: int) -> str | None:
+    """When a process began, in clock ticks since boot plus the boot's id; None when there is no such process.
+
+    The start time tells a process from a later one that was given the same number.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        if fields[0] == "Z":  # ended, waiting for its parent
+            return None
+        return f"{fields[19]}@{Path('/proc/sys/kernel/random/boot_id').read_text(encoding='utf-8').strip()}"
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    except OSError:
+        return None
+    if Path("/proc").exists():
+        return None
+    try:  # no /proc (macOS, Windows): only whether it lives
+        os.kill(pid, 0)
+    except OSError:
+        return None
+    return "alive"
+
+
+def list_runs(root: Path | None = None) -> list[RunDirectory]:
+    """Runs under the runs folder, newest first."""
+    folder = root or runs_root()
+    runs = [RunDirectory(p.parent) for p in folder.glob("*/config.yaml")]
+    return sorted(runs, key=lambda run: run.config_file.stat().st_mtime, reverse=True)
+
+
+def elapsed_since(start: float) -> float:
+    return round(time.monotonic() - start, 3)

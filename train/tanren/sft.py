@@ -1,0 +1,648 @@
+"""TRL's SFTTrainer on our rows: the training step, its evaluation, and checkpoints that are whole or absent.
+
+What is ours and why:
+
+- A batch is one optimizer step's rows. `training_step` spreads them over forward passes, so the effective batch, the
+  row order and the schedule never depend on memory (T12, T28), and resuming needs no replay (T6).
+- The loss is over labelled positions only, with the gradient made in the forward pass (`loss.py`).
+- Evaluation sums over the whole set and never gathers logits (T13, T31).
+- Checkpoints are written aside, sealed and renamed (T14, T34).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from tanren import loss as losses
+from tanren import privacy
+from tanren.batches import Pass, Row, StepOrder, assemble, plan, share
+from tanren.config import RunConfig
+from tanren.encode import Encoded
+from tanren.errors import DivergenceError, Fault, OutOfMemoryError, WorkError
+from tanren.methods import Group, Method
+from tanren.model import assert_not_repacked, base_of
+from tanren.rundir import RunDirectory, staged_folder
+from tanren.schedule import factor
+
+privacy.apply()
+
+from datasets import Dataset, disable_progress_bars  # noqa: E402 - telemetry must be off before
+from transformers import PreTrainedTokenizerFast, TrainerCallback  # noqa: E402
+from transformers.trainer_callback import ExportableState, PrinterCallback  # noqa: E402
+from trl import SFTConfig, SFTTrainer  # noqa: E402
+
+if TYPE_CHECKING:
+    from transformers.trainer_utils import TrainOutput
+
+disable_progress_bars()
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """How the passes of a step are made."""
+
+    micro_batch_tokens: int
+    side_by_side: bool
+    pad_id: int
+
+
+class _Rows(TorchDataset[Row]):
+    def __init__(self, encoded: Encoded) -> None:
+        self.encoded = encoded
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    def __getitem__(self, index: int) -> Row:
+        return Row.of(*self.encoded.row(index))
+
+
+class _StepLoader(DataLoader[list[Row]]):
+    """One item is the rows of one optimizer step, the same on every process."""
+
+    def __init__(self, encoded: Encoded, order: StepOrder) -> None:
+        super().__init__(_Rows(encoded), batch_sampler=order, collate_fn=list)  # type: ignore[arg-type]
+        self.step_order = order
+
+    def set_epoch(self, epoch: int) -> None:
+        self.step_order.set_epoch(epoch)
+
+
+def arguments(
+    config: RunConfig,
+    run: RunDirectory,
+    *,
+    learning_rate: float,
+    steps_per_epoch: int,
+    dtype: torch.dtype,
+    on_cpu: bool,
+) -> SFTConfig:
+    """Our names translated into TRL's; the only place that knows both."""
+    training, evaluation = config.training, config.evaluation
+    total = total_steps(config, steps_per_epoch)
+    watches = config.data.validation is not None
+    optimizer = training.optimizer
+    if optimizer == "auto":  # the gate resolves it for the device; this is for callers without one
+        optimizer = "adamw_8bit" if config.method.storage == "nf4" else "adamw"
+    known = {field.name for field in fields(SFTConfig)}
+    checkpointing = "activation_checkpointing"
+    if checkpointing not in known:
+        checkpointing = "gradient_checkpointing"  # transformers before 5.20
+    return SFTConfig(
+        output_dir=str(run.path / "checkpoints"),
+        per_device_train_batch_size=training.batch_size,
+        per_device_eval_batch_size=training.batch_size,
+        gradient_accumulation_steps=1,
+        learning_rate=learning_rate,
+        num_train_epochs=training.num_epochs,
+        max_steps=total,
+        lr_scheduler_type="constant",  # unused: create_scheduler makes our own
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        optim={"adamw": "adamw_torch"}.get(optimizer, optimizer),
+        bf16=dtype == torch.bfloat16,
+        seed=config.seed,
+        data_seed=training.data_seed,
+        logging_steps=training.log_every,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=training.save_every or steps_per_epoch,
+        eval_strategy="steps" if watches else "no",
+        eval_steps=(evaluation.every or steps_per_epoch) if watches else None,
+        report_to=list(config.tracking.trackers) or "none",
+        run_name=run.name,
+        project=config.tracking.project,
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        max_length=None,
+        packing=False,
+        router_aux_loss_coef=0.0,
+        use_cpu=on_cpu,
+        ddp_find_unused_parameters=False,
+        dataloader_pin_memory=not on_cpu,
+        **{checkpointing: False},
+    )
+
+
+def total_steps(config: RunConfig, steps_per_epoch: int) -> int:
+    """Optimizer steps of the whole run: epochs, fractions rounded up, unless `max_steps` ends it earlier."""
+    steps = max(1, math.ceil(config.training.num_epochs * steps_per_epoch - 1e-9))
+    return min(steps, config.training.max_steps) if config.training.max_steps else steps
+
+
+class Trainer(SFTTrainer):
+    """SFTTrainer with the step, loss, evaluation, groups and checkpoints described above."""
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerFast,
+        method: Method,
+        config: RunConfig,
+        run: RunDirectory,
+        train: Encoded,
+        validation: Encoded | None,
+        step: Step,
+        learning_rate: float,
+        dtype: torch.dtype,
+        on_cpu: bool,
+        save_weights: Callable[[Path], None],
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> None:
+        seed = config.seed if config.training.data_seed is None else config.training.data_seed
+        self.step_loader = _StepLoader(
+            train, StepOrder(len(train), config.training.batch_size, seed)
+        )
+        self.step = step
+        self.method = method
+        self.run = run
+        self.run_config = config
+        self.validation = validation
+        self.save_weights = save_weights
+        self.compute_dtype = dtype
+        self.tokens_seen = 0
+        self.stop_requested: str | None = None
+        self.groups: list[Group] = []
+        self._hidden: Tensor | None = None
+        self._head_matches = False
+        self._checked_gradients = False
+        originals = {
+            name: parameter.data
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad
+        }
+        super().__init__(
+            model=model,
+            args=arguments(
+                config,
+                run,
+                learning_rate=learning_rate,
+                steps_per_epoch=len(self.step_loader),
+                dtype=dtype,
+                on_cpu=on_cpu,
+            ),
+            data_collator=list,
+            train_dataset=_arrow(train),
+            eval_dataset=_arrow(validation) if validation is not None else None,
+            processing_class=tokenizer,
+            callbacks=list(callbacks),
+        )
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:  # SFTTrainer rounds QLoRA adapters to bfloat16 (T33)
+                parameter.data = originals[name]
+        self.remove_callback(PrinterCallback)
+        decoder = base_of(self.model).get_decoder()
+        self._decoder_hook = decoder.register_forward_hook(self._keep_hidden)
+
+    # --- data -------------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> DataLoader[list[Row]]:
+        return self.step_loader
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], None]:
+        """The step's rows; the loss divisor is counted in `training_step`, over all processes."""
+        return [next(epoch_iterator)], None
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        return 0  # the library's formula assumes full fine-tuning and full attention; estimate.py has ours
+
+    # --- optimizer --------------------------------------------------------------------------------
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Groups come from the method (T20); the class from `training.optimizer`."""
+        if self.optimizer is None:
+            kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.groups = self.method.optimizer_groups(
+                self.model.named_parameters(),
+                learning_rate=self.args.learning_rate,
+                weight_decay=self.args.weight_decay,
+            )
+            if kind is torch.optim.AdamW and self.args.device.type == "cuda":
+                settings["fused"] = True
+            self.optimizer = kind(
+                [
+                    {
+                        "params": [parameter for _, parameter in group.parameters],
+                        "lr": group.learning_rate,
+                        "weight_decay": group.weight_decay,
+                        "name": group.name,
+                    }
+                    for group in self.groups
+                ],
+                **settings,
+            )
+        return self.optimizer
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LambdaLR:
+        """Our schedule: as the library's, but the first step has a rate."""
+        if self.lr_scheduler is None:
+            training = self.run_config.training
+            rule = partial(
+                factor,
+                steps=num_training_steps,
+                warmup_steps=math.ceil(training.warmup_fraction * num_training_steps),
+                kind=training.schedule,
+            )
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, rule)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    # --- one optimizer step -----------------------------------------------------------------------
+
+    def training_step(
+        self, model: nn.Module, inputs: list[Row], num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Gradient of the mean loss over all labelled tokens of the step's rows, on every process.
+
+        When memory runs out, passes are halved and the step starts again: the effective batch stays (T28).
+        """
+        model.train()
+        while True:
+            try:
+                loss = self._accumulate(model, inputs)
+                break
+            except torch.OutOfMemoryError as error:
+                self._shrink(inputs, error)
+        self.tokens_seen += sum(map(len, inputs))
+        if not math.isfinite(float(loss)):
+            self._diverged(f"a loss of {float(loss)}")
+        if not self._checked_gradients:
+            self._check_gradients(model)
+        return loss
+
+    def _accumulate(self, model: nn.Module, rows: list[Row]) -> Tensor:
+        ranks, rank = self.args.world_size, self.args.process_index
+        labelled = sum(row.labelled for row in rows)
+        mine = (
+            [rows[i] for i in share([len(row) for row in rows], ranks, rank)] if ranks > 1 else rows
+        )
+        # A process without a row joins the gradient exchange with a row that weighs nothing.
+        weight = 1.0 if mine else 0.0
+        mine = mine or rows[:1]
+        passes = plan(
+            [len(row) for row in mine],
+            self.step.micro_batch_tokens,
+            side_by_side=self.step.side_by_side,
+        )
+        total = torch.zeros((), device=self.args.device)
+        for number, members in enumerate(passes, start=1):
+            last = number == len(passes)
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+                batch = self._assemble([mine[i] for i in members])
+                with self.compute_loss_context_manager():
+                    found = self._loss(model, batch)
+                # DDP averages over processes; the divisor already counts all of them.
+                loss = found.total * (weight * ranks / max(labelled, 1))
+                self.accelerator.backward(loss)
+                total += loss.detach()
+        return total
+
+    def _assemble(self, rows: Sequence[Row]) -> Pass:
+        return assemble(
+            rows,
+            side_by_side=self.step.side_by_side,
+            pad_id=self.step.pad_id,
+            device=self.args.device,
+        )
+
+    def _keep_hidden(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._hidden = output[0] if isinstance(output, tuple) else output.last_hidden_state
+
+    def _loss(self, model: nn.Module, batch: Pass) -> losses.Loss:
+        """Summed loss of one pass. The head sees one position; the decoder's output goes to our own loss."""
+        if not self._head_matches:
+            return self._loss_from_logits(model, batch)
+        model(**batch.model_inputs(), logits_to_keep=1)
+        assert self._hidden is not None
+        hidden = self._hidden.reshape(-1, self._hidden.shape[-1])[batch.labelled]
+        self._hidden = None
+        head = output_head(base_of(self.model))
+        return losses.linear_cross_entropy(
+            hidden,
+            head.weight,
+            batch.targets,
+            bias=head.bias,
+            dtype=self._product_dtype(head.weight),
+        )
+
+    def _loss_from_logits(self, model: nn.Module, batch: Pass) -> losses.Loss:
+        """The model's own head, for architectures that scale or cap their logits."""
+        logits = model(**batch.model_inputs()).logits
+        self._hidden = None
+        wanted = logits.reshape(-1, logits.shape[-1])[batch.labelled].float()
+        total = nn.functional.cross_entropy(wanted, batch.targets, reduction="sum")
+        return losses.Loss(total, (wanted.detach().argmax(dim=-1) == batch.targets).sum())
+
+    def _product_dtype(self, weight: Tensor) -> torch.dtype:
+        return self.compute_dtype if torch.is_autocast_enabled(weight.device.type) else weight.dtype
+
+    def _shrink(self, rows: Sequence[Row], error: torch.OutOfMemoryError) -> None:
+        longest = max(map(len, rows))
+        budget = self.step.micro_batch_tokens
+        self.model.zero_grad(set_to_none=True)
+        self._hidden = None
+        gc.collect()
+        if self.args.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self.args.world_size > 1 or budget <= longest:
+            raise OutOfMemoryError(
+                "out of memory",
+                [
+                    Fault(
+                        "training.micro_batch_tokens",
+                        f"{min(budget, longest)} tokens, which do not fit ({str(error).splitlines()[0][:120]})",
+                        "a pass that fits the memory",
+                        f"set data.max_length below {longest}, training.gradient_checkpointing=true, or use "
+                        "method=qlora",
+                    )
+                ],
+            ) from error
+        smaller = max(budget // 2, longest)
+        self.step = Step(smaller, self.step.side_by_side, self.step.pad_id)
+        self.run.event(
+            "out_of_memory", micro_batch_tokens=smaller, before=budget, step=self.state.global_step
+        )
+
+    def _diverged(self, found: str) -> None:
+        kept = self.run.complete_checkpoints()
+        remedy = "lower training.learning_rate, or look at the rows of this step"
+        if kept:
+            remedy += f"; the last good checkpoint is {kept[-1].path}"
+        raise DivergenceError(
+            "training diverged",
+            [Fault(f"step {self.state.global_step + 1}", found, "finite numbers", remedy)],
+        )
+
+    def _check_gradients(self, model: nn.Module) -> None:
+        """After the first step every trained tensor has a gradient (T22)."""
+        self._checked_gradients = True
+        without = [
+            n for n, p in self.model.named_parameters() if p.requires_grad and p.grad is None
+        ]
+        if not without and any(
+            bool(p.grad.any())
+            for p in self.model.parameters()
+            if p.requires_grad and p.grad is not None
+        ):
+            return
+        names = ", ".join(without[:3]) or "all of them are zero"
+        raise WorkError(
+            "no gradient",
+            [
+                Fault(
+                    "first step",
+                    f"{len(without)} trained tensors without a gradient ({names})",
+                    "a gradient for every trained tensor",
+                    "set training.gradient_checkpointing=false and report this",
+                )
+            ],
+        )
+
+    # --- proofs before the first step -------------------------------------------------------------
+
+    def prove_loss(self, rows: Sequence[Row]) -> float:
+        """Compare our loss with the model's own logits; on a mismatch the model's head is used. Relative difference."""
+        batch = assemble(
+            list(rows), side_by_side=False, pad_id=self.step.pad_id, device=self.args.device
+        )
+        with _evaluating(self.model), torch.no_grad(), self.compute_loss_context_manager():
+            self._head_matches = False
+            theirs = float(self._loss(self.model, batch).total)
+            self._head_matches = output_head_is_linear(base_of(self.model))
+            ours = float(self._loss(self.model, batch).total)
+        difference = abs(ours - theirs) / max(abs(theirs), 1e-6)
+        self._head_matches = self._head_matches and difference < (
+            2e-2 if self.compute_dtype == torch.bfloat16 else 1e-4
+        )
+        return difference
+
+    def prove_isolation(self, first: Row, second: Row) -> float:
+        """Largest move of one row's losses when its neighbour changes, or when it stands alone (T16). Nats.
+
+        A value near rounding means that rows laid side by side do not see each other.
+        """
+        changed = Row((first.ids[::-1] + 1) % max(int(first.ids.max()), 2), first.targets)
+        with _evaluating(self.model), torch.no_grad(), self.compute_loss_context_manager():
+            alone = self._row_hidden([second], 0)
+            beside = self._row_hidden([first, second], len(first))
+            moved = self._row_hidden([changed, second], len(first))
+        scale = float(alone.abs().max()) or 1.0
+        return max(float((alone - beside).abs().max()), float((beside - moved).abs().max())) / scale
+
+    def _row_hidden(self, rows: list[Row], start: int) -> Tensor:
+        batch = assemble(rows, side_by_side=True, pad_id=self.step.pad_id, device=self.args.device)
+        self.model(**batch.model_inputs(), logits_to_keep=1)
+        assert self._hidden is not None
+        hidden = self._hidden[0, start : start + len(rows[-1])].float()
+        self._hidden = None
+        return hidden
+
+    def probe(self, rows: Sequence[Row]) -> None:
+        """One forward and backward pass over the longest rows, so that memory runs out now or never (T28)."""
+        states = torch.get_rng_state()
+        cuda = torch.cuda.get_rng_state() if self.args.device.type == "cuda" else None
+        self.training_step(self.model, list(rows))
+        self.model.zero_grad(set_to_none=True)
+        self.tokens_seen = 0
+        torch.set_rng_state(states)
+        if cuda is not None:
+            torch.cuda.set_rng_state(cuda)
+
+    @property
+    def uses_own_loss(self) -> bool:
+        """Whether the chunked loss was shown to be the model's own."""
+        return self._head_matches
+
+    def release(self) -> None:
+        """Let go of model and optimizer, so that a fresh copy has room."""
+        self._decoder_hook.remove()
+        self.model = self.model_wrapped = self.optimizer = self.lr_scheduler = None  # type: ignore[assignment]
+        self.callback_handler.model = self.callback_handler.optimizer = None
+        self.accelerator.free_memory()
+
+    # --- evaluation -------------------------------------------------------------------------------
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Loss in nats per token and token accuracy over the whole validation set, each token weighing the same (T31)."""
+        assert self.validation is not None
+        metrics = {
+            f"{metric_key_prefix}_{name}": value
+            for name, value in self.measure(self.validation).items()
+        }
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def measure(self, encoded: Encoded) -> dict[str, float]:
+        """Loss (nats per labelled token), token accuracy and token count of any encoded rows."""
+        rows = [Row.of(*encoded.row(i)) for i in range(len(encoded))]
+        rows = [
+            rows[i]
+            for i in share([len(r) for r in rows], self.args.world_size, self.args.process_index)
+        ]
+        sums = torch.zeros(3, dtype=torch.float64, device=self.args.device)
+        passes = plan(
+            [len(row) for row in rows],
+            self.step.micro_batch_tokens,
+            side_by_side=self.step.side_by_side,
+        )
+        with _evaluating(self.model), torch.no_grad():
+            for members in passes:
+                batch = self._assemble([rows[i] for i in members])
+                with self.compute_loss_context_manager():
+                    found = self._loss(self.model, batch)
+                sums += torch.stack(
+                    [
+                        found.total.double(),
+                        found.correct.double(),
+                        sums.new_tensor(len(batch.targets)),
+                    ]
+                )
+        if self.args.world_size > 1:
+            dist.all_reduce(sums)
+        assert_not_repacked(self.model)
+        total, correct, tokens = sums.tolist()
+        return {"loss": total / tokens, "token_accuracy": correct / tokens, "tokens": tokens}
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Callbacks get what was measured, under the library's names."""
+        super(SFTTrainer, self).log(logs, start_time)
+
+    # --- checkpoints ------------------------------------------------------------------------------
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """All that resuming needs, in a folder that is whole or absent; the newest K stay."""
+        step = self.state.global_step
+        folder = self.run.checkpoints / f"step-{step:08d}"
+        rank, ranks = self.args.process_index, self.args.world_size
+        self._check_weights()
+        if ranks > 1:
+            states = self._gather_random_states()
+        if rank == 0:
+            with staged_folder(folder, step=step, world_size=ranks) as staged:
+                self.save_weights(staged)
+                self._save_optimizer_and_scheduler(str(staged))
+                if ranks > 1:
+                    for other, state in enumerate(states):
+                        torch.save(state, staged / f"rng_state_{other}.pth")
+                else:
+                    self._save_rng_state(str(staged))
+                self._export_callbacks()
+                self.state.save_to_json(str(staged / "trainer_state.json"))
+                _write_step(staged / "step.json", self.step, self.tokens_seen)
+            self.run.event("checkpoint", step=step, path=str(folder.relative_to(self.run.path)))
+            self._rotate()
+        if ranks > 1:
+            dist.barrier()
+
+    def _check_weights(self) -> None:
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
+                self._diverged(f"weights that are not finite ({name})")
+
+    def _gather_random_states(self) -> list[Any]:
+        import random
+
+        mine: dict[str, Any] = {
+            "python": random.getstate(),
+            "numpy": np.random.get_state(),
+            "cpu": torch.random.get_rng_state(),
+        }
+        if self.args.device.type == "cuda":
+            mine["cuda"] = torch.cuda.random.get_rng_state_all()
+        states: list[Any] = [None] * self.args.world_size
+        dist.all_gather_object(states, mine)
+        return states
+
+    def _export_callbacks(self) -> None:
+        for callback in [*self.callback_handler.callbacks, self.control]:
+            if isinstance(callback, ExportableState):
+                self.state.stateful_callbacks[type(callback).__name__] = callback.state()
+
+    def _rotate(self) -> None:
+        import shutil
+
+        for old in self.run.complete_checkpoints()[: -self.run_config.training.keep_checkpoints]:
+            shutil.rmtree(old.path, ignore_errors=True)
+
+    def fit(self, resume_from: Path | None = None) -> TrainOutput:
+        """Train, from the start or from a complete checkpoint."""
+        if resume_from is not None:
+            self.step, self.tokens_seen = _read_step(resume_from / "step.json", self.step)
+        return self.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+
+
+def output_head(model: nn.Module) -> nn.Linear:
+    """The head in use; inside PEFT's wrapper when it is trained whole."""
+    head: Any = model.get_output_embeddings()  # type: ignore[operator]
+    saved = getattr(head, "modules_to_save", None)
+    return saved[head.active_adapters[0]] if saved is not None else head  # type: ignore[no-any-return]
+
+
+def output_head_is_linear(model: nn.Module) -> bool:
+    return isinstance(output_head(model), nn.Linear)
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    before = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(before)
+
+
+def _arrow(encoded: Encoded) -> Dataset:
+    """The rows as SFTTrainer expects to be shown them; our loader reads `encoded` itself."""
+    import pyarrow as pa
+
+    ids = pa.LargeListArray.from_arrays(pa.array(encoded.offsets), pa.array(encoded.input_ids))
+    return Dataset(pa.table({"input_ids": ids}))
+
+
+def _write_step(path: Path, step: Step, tokens_seen: int) -> None:
+    from tanren.rundir import write_json
+
+    write_json(
+        path,
+        {
+            "micro_batch_tokens": step.micro_batch_tokens,
+            "side_by_side": step.side_by_side,
+            "tokens_seen": tokens_seen,
+        },
+    )
+
+
+def _read_step(path: Path, step: Step) -> tuple[Step, int]:
+    from tanren.rundir import read_json
+
+    saved = read_json(path)
+    return Step(saved["micro_batch_tokens"], saved["side_by_side"], step.pad_id), saved[
+        "tokens_seen"
+    ]

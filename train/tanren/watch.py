@@ -1,0 +1,219 @@
+"""What happens while training, told as events: steps, evaluations, early stopping, the best checkpoint, a wish to stop.
+
+The decisions (best so far, patience used up) are read from the trainer's own history, which every checkpoint keeps, so
+that a resumed run decides as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import torch
+import torch.distributed as dist
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from tanren.config import EvaluationConfig
+from tanren.rundir import staged_folder
+
+if TYPE_CHECKING:
+    from tanren.sft import Trainer
+
+Tell = Callable[..., None]
+
+
+class Watch(TrainerCallback):
+    """Turns the trainer's calls into events and carries out `evaluation`'s rules."""
+
+    def __init__(
+        self,
+        tell: Tell,
+        evaluation: EvaluationConfig,
+        *,
+        flops_per_token: float,
+        peak_flops: float | None,
+    ) -> None:
+        self.tell = tell
+        self.evaluation = evaluation
+        self.flops_per_token = flops_per_token
+        self.peak_flops = peak_flops
+        self.trainer: Trainer | None = None
+        self.stopped_early = False
+        self.peak_memory = 0
+        self._all_tokens = 0
+        self._all_seconds = 0.0
+        self._since = time.monotonic()
+        self._tokens_before = 0
+        self._step_before = 0
+        self._seconds_per_step: float | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        assert self.trainer is not None
+        self._since = time.monotonic()
+        self._tokens_before = self.trainer.tokens_seen
+        self._step_before = state.global_step
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        assert self.trainer is not None
+        if agreed(self.trainer.stop_requested is not None, args):
+            self.trainer.stop_requested = self.trainer.stop_requested or "another process"
+            control.should_save = state.global_step < state.max_steps
+            control.should_training_stop = True
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        assert self.trainer is not None
+        if not logs or "loss" not in logs:
+            return
+        now = time.monotonic()
+        self.peak_memory = max(self.peak_memory, memory_in_use(args.device))
+        steps = max(state.global_step - self._step_before, 1)
+        seconds = max(now - self._since, 1e-9)
+        tokens = self.trainer.tokens_seen - self._tokens_before
+        rate = tokens / seconds
+        if self._seconds_per_step is not None:
+            self._all_tokens += tokens
+            self._all_seconds += seconds
+        # The first step pays for warm-up of kernels and caches: it does not speak for the rest.
+        smoothed = self._seconds_per_step
+        self._seconds_per_step = (
+            seconds / steps
+            if smoothed is None or self._step_before <= 1
+            else 0.8 * smoothed + 0.2 * seconds / steps
+        )
+        self._since, self._tokens_before, self._step_before = (
+            now,
+            self.trainer.tokens_seen,
+            state.global_step,
+        )
+        self.tell(
+            "step",
+            step=state.global_step,
+            steps=state.max_steps,
+            epoch=round(float(state.epoch or 0), 4),
+            loss=logs["loss"],
+            learning_rate=logs["learning_rate"],
+            grad_norm=logs.get("grad_norm"),
+            tokens=self.trainer.tokens_seen,
+            tokens_per_second=round(rate, 1),
+            mfu=round(rate * self.flops_per_token / self.peak_flops, 4)
+            if self.peak_flops
+            else None,
+            eta_seconds=round(self._seconds_per_step * (state.max_steps - state.global_step), 1),
+            memory_bytes=self.peak_memory,
+        )
+
+    def tokens_per_second(self) -> float | None:
+        """Over all steps but the first, which warms caches up; None after a single step."""
+        return round(self._all_tokens / self._all_seconds, 1) if self._all_seconds else None
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        assert self.trainer is not None and metrics is not None
+        history = evaluations(state, self.evaluation.metric)
+        best_step, best, waited = judge(history, self.evaluation)
+        is_best = best_step == state.global_step
+        self.tell(
+            "evaluation",
+            step=state.global_step,
+            loss=metrics["eval_loss"],
+            token_accuracy=metrics["eval_token_accuracy"],
+            best=is_best,
+            best_step=best_step,
+            evaluations_since_best=waited,
+        )
+        if is_best and self.evaluation.keep_best:
+            if args.process_index == 0:
+                with staged_folder(
+                    self.trainer.run.checkpoints / "best", step=state.global_step
+                ) as staged:
+                    self.trainer.save_weights(staged)
+            if args.world_size > 1:
+                dist.barrier()
+        patience = self.evaluation.early_stopping_patience
+        if patience is not None and waited >= patience:
+            self.stopped_early = True
+            self.tell(
+                "early_stopping",
+                step=state.global_step,
+                best_step=best_step,
+                best=best,
+                patience=patience,
+            )
+            control.should_training_stop = True
+
+
+def evaluations(state: TrainerState, metric: str) -> list[tuple[int, float]]:
+    """(step, value) of every evaluation so far, in order; one a step."""
+    found: dict[int, float] = {}
+    for entry in state.log_history:
+        if f"eval_{metric}" in entry:
+            found[int(entry["step"])] = float(entry[f"eval_{metric}"])
+    return sorted(found.items())
+
+
+def judge(history: list[tuple[int, float]], rules: EvaluationConfig) -> tuple[int, float, int]:
+    """(best step, its value, evaluations since then). Better means by more than `early_stopping_min_delta` (T30)."""
+    sign = -1.0 if rules.metric == "loss" else 1.0
+    best_step, best = history[0]
+    waited = 0
+    for step, value in history[1:]:
+        if sign * (value - best) > rules.early_stopping_min_delta:
+            best_step, best, waited = step, value, 0
+        else:
+            waited += 1
+    return best_step, best, waited
+
+
+def agreed(mine: bool, args: TrainingArguments) -> bool:
+    """Whether any process wants it; all get the same answer, or one would wait for the others for ever."""
+    if args.world_size <= 1:
+        return mine
+    flag = torch.tensor([int(mine)], device=args.device)
+    dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+    return bool(flag.item())
+
+
+def memory_in_use(device: torch.device) -> int:
+    """Peak bytes of the device's allocator, or the resident bytes of this process on CPUs."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return int(psutil.Process().memory_info().rss)
+
+
+@contextmanager
+def stop_on_signals(trainer: Trainer) -> Iterator[None]:
+    """Ctrl-C and SIGTERM ask for a checkpoint and an orderly end; asked twice, they end at once."""
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if trainer.stop_requested is not None:
+            raise KeyboardInterrupt
+        trainer.stop_requested = signal.Signals(number).name
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
