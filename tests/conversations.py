@@ -68,8 +68,9 @@ TALKS: dict[str, Example] = {
 """Without tools and developer messages; every family can write all but "system"."""
 
 _PIECES = [
-    "a", "Sky", " ", "  ", "\n", "\n\n", "\t", ".", "?", "42", "日本", "、", "🙂", "👩‍👧", "é", "e\u0301",
-    "▁", "Ġ", "<", "|", "User:", "Assistant:", "\\n", '"', "{", "\u3000", "\u200b", "İ", "ß",
+    "a", "Sky", " ", "  ", "\n", "\n\n", "\t", ".", "?", "42", "日本", "、", "🙂", "👩‍👧", "é",
+    "e\u0301", "▁", "Ġ", "<", "|", "User:", "Assistant:", "\\n", '"', "{", "\u3000",
+    "\u200b", "İ", "ß",
 ]  # fmt: skip
 
 

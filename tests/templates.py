@@ -1,8 +1,10 @@
-"""Tokenizers and chat templates in the style of the families that people tune, small enough for tests.
+"""Tokenizers and chat templates in the style of the families that people tune, small enough for
+tests.
 
-The templates of real models are read from the installed `trl` package; those it lacks are written here.
-Tokenizers are trained on a few lines, with each family's special tokens and its habits: byte level or
-byte fallback, a space in front or not, a BOS or not, control tokens that swallow the line break behind them.
+The templates of real models are read from the installed `trl` package; those it lacks are written
+here. Tokenizers are trained on a few lines, with each family's special tokens and its habits: byte
+level or byte fallback, a space in front or not, a BOS or not, control tokens that swallow the line
+break behind them.
 """
 
 from __future__ import annotations
@@ -86,9 +88,12 @@ MISTRAL_TOOLS = """\
     {%- elif message.tool_calls is defined %}
         {{- '[TOOL_CALLS] [' }}
         {%- for call in message.tool_calls %}
-            {%- if call.id | length != 9 %}{{- raise_exception('ids have nine letters') }}{%- endif %}
+            {%- if call.id | length != 9 %}
+                {{- raise_exception('ids have nine letters') }}
+            {%- endif %}
             {{- ', ' if not loop.first }}
-            {{- '{"name": "' + call.function.name + '", "arguments": ' + call.function.arguments | tojson }}
+            {{- '{"name": "' + call.function.name + '", "arguments": ' }}
+            {{- call.function.arguments | tojson }}
             {{- ', "id": "' + call.id + '"}' }}
         {%- endfor %}
         {{- ']' + eos_token }}
@@ -151,7 +156,8 @@ def _byte_level(*, trim_offsets: bool = False, vocabulary: int = 600) -> Tokeniz
 
 
 def _sentencepiece(*, space_in_front: bool) -> Tokenizer:
-    """As in Llama 2, Mistral, Phi-3 (a space in front) and Gemma (none): unknown characters fall back to bytes."""
+    """As in Llama 2, Mistral, Phi-3 (a space in front) and Gemma (none): unknown characters fall
+    back to bytes."""
     trained = Tokenizer(models.BPE())
     trained.normalizer = normalizers.Replace(" ", "▁")
     trained.pre_tokenizer = pre_tokenizers.Split(Regex("(?=▁)"), behavior="isolated")
@@ -186,7 +192,8 @@ def _with_bos(tokenizer: Tokenizer, bos: str) -> None:
 
 @dataclass(frozen=True)
 class Family:
-    """One family: how its tokenizer and template behave, and what its replies look like when trained."""
+    """One family: how its tokenizer and template behave, and what its replies look like when
+    trained."""
 
     name: str
     template: str | None
@@ -289,6 +296,15 @@ def families() -> dict[str, Family]:
             "phi3", real_template("phi3"), ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
             "<s>", "<|endoftext|>", "<|end|>", _spaced_base, adds_bos=True, rstrip=True,
         ),
+        # The same template on tokenizers that treat white space otherwise.
+        Family("chatml-trimmed-offsets", CHATML, _IM, None, "<|im_end|>", "<|im_end|>",
+               _llama3_base),
+        Family("chatml-gemma", CHATML, _IM, "<bos>", "<|im_end|>", "<|im_end|>", _gemma_base,
+               ordinary=("\n", "\n\n", "\n\n\n"), adds_bos=True),
+        Family("chatml-llama2", CHATML, _IM, "<s>", "<|im_end|>", "<|im_end|>", _spaced_base,
+               adds_bos=True),
+        Family("plain-llama2", PLAIN, (), "<s>", "</s>", "</s>", _spaced_base, before_reply=" ",
+               adds_bos=True),
         Family("phi4", PHI4, (*_IM, "<|im_sep|>", "<|endoftext|>"), "<|endoftext|>",
                "<|im_end|>", "<|im_end|>", _byte_level),
         Family("chatml", CHATML, _IM, None, "<|im_end|>", "<|im_end|>", _byte_level),

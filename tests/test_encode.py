@@ -1,4 +1,5 @@
-"""Token-level laws: what is trained is the reply, what precedes it is inference's prompt, nothing is lost."""
+"""Token-level laws: what is trained is the reply, what precedes it is inference's prompt, nothing
+is lost."""
 
 from __future__ import annotations
 
@@ -62,7 +63,8 @@ def trained_runs(encoded: Encoded, index: int) -> list[tuple[int, int]]:
 
 
 def same_text(decoded: str, wanted: str, *, spaced: bool) -> bool:
-    """SentencePiece with a space in front writes one before each text that follows a control token."""
+    """SentencePiece with a space in front writes one before each text that follows a control
+    token."""
     return decoded == wanted or (spaced and decoded.lstrip(" ") == wanted.lstrip(" "))
 
 
@@ -74,7 +76,7 @@ MATRIX = [
 ]
 
 
-# --- T1, T2, T17, T27: the mask ---------------------------------------------------------------------
+# --- T1, T2, T17, T27: the mask -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "key"), MATRIX)
@@ -128,7 +130,8 @@ def test_a_bos_is_there_exactly_as_often_as_the_template_writes_it_t17(name: str
     if family.bos is None:
         return
     wanted = 1 if chat.facts.adds_bos else 0
-    assert wanted == (name not in ("phi3", "phi4", "plain"))
+    assert wanted == (name not in ("phi3", "phi4") and not name.startswith(("plain", "chatml")))
+    assert chat.facts.bos_left_out == (family.adds_bos and not wanted)
     for index in range(len(encoded)):
         ids = encoded.row(index)[0].tolist()
         assert ids.count(chat.tokenizer.bos_token_id) == wanted
@@ -151,7 +154,8 @@ def test_the_end_of_turn_is_labelled_even_where_it_is_the_padding_t4(name: str) 
 def test_laws_hold_for_hostile_text(name: str) -> None:
     """T1 and T2 on tokens for 150 conversations of white space, joiners, emoji and half-tags.
 
-    A row may be refused (a reply that no token boundary separates from its prompt), never mislabelled.
+    ow may be refused (a reply that no token boundary separates from its prompt), never
+    mislabelled.
     """
     chat, dice = renderer(name, thinking=False), random.Random(name)
     talks = {line: hostile_example(dice, line) for line in range(1, 151)}
@@ -254,7 +258,7 @@ def test_arguments_of_other_rows_leave_no_trace_t21() -> None:
         assert there in trained and absent not in trained and "null" not in trained
 
 
-# --- T3: too long -----------------------------------------------------------------------------------
+# --- T3: too long ---------------------------------------------------------------------------------
 
 
 def long_row(words: int, line: int = 1) -> Example:
@@ -337,7 +341,7 @@ def test_a_limit_outside_the_models_context_is_a_config_error(wrong: int) -> Non
         EncodeSettings(model_max_length=4096, max_length=wrong)
 
 
-# --- the ledger -------------------------------------------------------------------------------------
+# --- the ledger -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -469,7 +473,7 @@ def test_rows_are_int32_and_the_arrays_are_small() -> None:
     assert encoded.trained.itemsize + encoded.input_ids.itemsize == 5
 
 
-# --- T18: the cache ---------------------------------------------------------------------------------
+# --- T18: the cache -------------------------------------------------------------------------------
 
 
 def key_of(chat: ChatRenderer, settings: EncodeSettings = WIDE, data: str = "ab12") -> str:

@@ -575,8 +575,12 @@ def test_t32_a_model_in_training_is_as_it_was_even_in_mid_stream(tokenizer, rend
         return found
 
     before, expected = state(), gradients()
+    graphs: list[bool] = []
+    hook = base.register_forward_hook(lambda *_: graphs.append(torch.is_grad_enabled()))
     stream = stream_answer(model, tokenizer, renderer, RAGGED[0], Decoding(max_new_tokens=40))
     next(stream)
+    hook.remove()
+    assert graphs and not any(graphs)
     assert state() == before
     with pytest.raises(RuntimeError):
         _ = stream.answer

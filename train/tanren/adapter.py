@@ -29,7 +29,8 @@ from transformers import PreTrainedModel  # noqa: E402
 def add_adapter(
     model: PreTrainedModel, source: Source, method: Method, *, seed: int
 ) -> PeftModel | PreTrainedModel:
-    """Put the method's adapter on the base: seeded (T23), in float32 (T33), checked for coverage (T19).
+    """Put the method's adapter on the base: seeded (T23), in float32 (T33), checked for coverage
+    (T19).
 
     Full fine-tuning returns the model itself with every weight trained.
     """
@@ -47,20 +48,22 @@ def add_adapter(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")
         warnings.filterwarnings("ignore", message=".*with eva initialization used with.*")
-        adapted = get_peft_model(model, peft_config)  # type: ignore[arg-type]
+        adapted = get_peft_model(model, peft_config)
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     if method.dropout == 0:
         _skip_input_cast(adapted)
-    return adapted  # type: ignore[return-value]
+    return adapted
 
 
 def _skip_input_cast(model: nn.Module) -> None:
-    """Leave inputs in the type of the products: under autocast the result is the same bits, with one copy less."""
+    """Leave inputs in the type of the products: under autocast the result is the same bits, with
+    one copy less.
+    """
     for module in model.modules():
         if isinstance(module, BaseTunerLayer) and hasattr(module, "cast_input_dtype_enabled"):
-            module.cast_input_dtype_enabled = False
+            module.cast_input_dtype_enabled = False  # type: ignore[assignment]
 
 
 def linear_names(model: nn.Module) -> list[str]:
@@ -141,7 +144,9 @@ class Coverage:
 
 
 def coverage(model: nn.Module) -> Coverage:
-    """Count adapted layers and trained parameters. 4-bit weights count with their real number of elements."""
+    """Count adapted layers and trained parameters. 4-bit weights count with their real number of
+    elements.
+    """
     adapted: Counter[str] = Counter()
     everything: Counter[str] = Counter()
     names = dict(model.named_modules())
@@ -176,7 +181,8 @@ def adapter_switched_off(model: nn.Module) -> Iterator[None]:
 def initialise_from_data(
     model: nn.Module, method: Method, inputs: Iterable[dict[str, Any]]
 ) -> None:
-    """EVA's start: singular vectors of each layer's inputs on some training rows; ranks move with the variance.
+    """EVA's start: singular vectors of each layer's inputs on some training rows; ranks move with
+    the variance.
 
     A no-op for methods that start from weights or zero. `inputs` are model inputs, one pass each.
     """
@@ -194,7 +200,9 @@ def initialise_from_data(
 
 
 def save_initial(model: nn.Module, method: Method, folder: Path) -> None:
-    """Keep the starting adapter of methods that change the base, so that the result can be plain LoRA."""
+    """Keep the starting adapter of methods that change the base, so that the result can be plain
+    LoRA.
+    """
     if method.initialisation not in ("pissa", "olora"):
         return
     assert isinstance(model, PeftModel)
@@ -208,8 +216,9 @@ def save_initial(model: nn.Module, method: Method, folder: Path) -> None:
 
 
 def save_adapter(model: nn.Module, folder: Path, *, initial: Path | None = None) -> None:
-    """Plain PEFT files. With `initial`, the difference to the starting adapter: a LoRA of twice the rank on the
-    unchanged base (PiSSA and OLoRA otherwise load wrongly without their own residual base).
+    """Plain PEFT files. With `initial`, the difference to the starting adapter: a LoRA of twice the
+    rank on the unchanged base (PiSSA and OLoRA otherwise load wrongly without their own residual
+    base).
     """
     with warnings.catch_warnings():
         # PEFT says that the base was changed: that is what `initial` undoes
@@ -225,11 +234,13 @@ def save_adapter(model: nn.Module, folder: Path, *, initial: Path | None = None)
 
 def load_adapter(base: PreTrainedModel, folder: Path) -> PreTrainedModel | PeftModel:
     """An adapter from disk on a fresh base, ready to answer."""
-    return PeftModel.from_pretrained(base, str(folder), is_trainable=False).eval()  # type: ignore[arg-type,no-any-return]
+    return PeftModel.from_pretrained(base, str(folder), is_trainable=False).eval()
 
 
 def saved_keys(model: nn.Module) -> frozenset[str]:
-    """Names of the tensors that saving this adapter writes; empty for whole models, which name their own."""
+    """Names of the tensors that saving this adapter writes; empty for whole models, which name
+    their own.
+    """
     if not isinstance(model, PeftModel):
         return frozenset()
     from peft import get_peft_model_state_dict

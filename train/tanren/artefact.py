@@ -1,6 +1,8 @@
-"""What a run leaves for others: adapter (or whole weights), tokenizer with template, stops, and how to prompt it.
+"""What a run leaves for others: adapter (or whole weights), tokenizer with template, stops, and how
+to prompt it.
 
-The folder is plain PEFT or plain transformers; `tanren.json` beside it holds what those have no place for.
+The folder is plain PEFT or plain transformers; `tanren.json` beside it holds what those have no
+place for.
 """
 
 from __future__ import annotations
@@ -75,7 +77,9 @@ class Prompting:
 def save_artefact(
     run: RunDirectory, model: nn.Module, gate: Gate, *, initial: Path | None = None
 ) -> Path:
-    """Write `adapter/` (or `model/`), whole or not at all; returns the folder. The first process writes, all wait."""
+    """Write `adapter/` (or `model/`), whole or not at all; returns the folder. The first process
+    writes, all wait.
+    """
     folder = run.model if isinstance(gate.config.method, Full) else run.adapter
     if int(gate_rank()) == 0:
         with staged_folder(folder) as staged:

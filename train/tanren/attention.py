@@ -1,9 +1,10 @@
 """Attention for rows laid side by side: each token sees its own row and nothing else.
 
-`varlen` is registered with transformers under the name `tanren_varlen`. A pass of several rows is one sequence of
-shape (1, total tokens); `cu_seq_lens_q` says where rows begin. On GPUs torch's variable-length flash attention does
-the work; elsewhere each row is attended by itself, so the cost is the sum of the rows' squares, never the square of
-their sum. Without `cu_seq_lens_q` (plain batches, generation) it is transformers' SDPA attention.
+`varlen` is registered with transformers under the name `tanren_varlen`. A pass of several rows is
+one sequence of shape (1, total tokens); `cu_seq_lens_q` says where rows begin. On GPUs torch's
+variable-length flash attention does the work; elsewhere each row is attended by itself, so the cost
+is the sum of the rows' squares, never the square of their sum. Without `cu_seq_lens_q` (plain
+batches, generation) it is transformers' SDPA attention.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def _mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Te
     """No mask is built for rows side by side; padded batches get SDPA's."""
     if attention_mask is None:
         return None
-    mask: Tensor | None = sdpa_mask(*args, attention_mask=attention_mask, **kwargs)
+    kwargs["attention_mask"] = attention_mask
+    mask: Tensor | None = sdpa_mask(*args, **kwargs)
     return mask
 
 
@@ -46,10 +48,12 @@ def varlen_attention_forward(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """query (batch, heads, time, dim), key and value (batch, kv_heads, time, dim) -> (batch, time, heads, dim)."""
+    """query (batch, heads, time, dim), key and value (batch, kv_heads, time, dim) -> (batch, time,
+    heads, dim).
+    """
     boundaries: Tensor | None = kwargs.get("cu_seq_lens_q")
     if boundaries is None:
-        return sdpa_attention_forward(  # type: ignore[no-any-return]
+        return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     if kwargs.get("softcap") is not None:

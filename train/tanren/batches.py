@@ -1,8 +1,9 @@
 """From the rows of one optimizer step to forward passes.
 
-A step's rows are spread over as few passes as the token budget allows. Rows of like length go together, so that
-little is padded; or they are laid side by side in one sequence, so that nothing is. The gradient does not depend on
-it: every pass adds the sum of its token losses, and the divisor is the step's token count (T12).
+A step's rows are spread over as few passes as the token budget allows. Rows of like length go
+together, so that little is padded; or they are laid side by side in one sequence, so that nothing
+is. The gradient does not depend on it: every pass adds the sum of its token losses, and the divisor
+is the step's token count (T12).
 """
 
 from __future__ import annotations
@@ -21,14 +22,18 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One sequence. ids (n) int32; targets (n) int32: the token to predict after each position, or -100."""
+    """One sequence. ids (n) int32; targets (n) int32: the token to predict after each position, or
+    -100.
+    """
 
     ids: NDArray[np.int32]
     targets: NDArray[np.int32]
 
     @classmethod
     def of(cls, ids: NDArray[np.int32], labels: NDArray[np.int32]) -> Row:
-        """Labels as trainers write them (the token itself) become targets (the token that comes next)."""
+        """Labels as trainers write them (the token itself) become targets (the token that comes
+        next).
+        """
         targets = np.full(len(ids), IGNORED, dtype=np.int32)
         targets[:-1] = labels[1:]
         return cls(ids, targets)
@@ -45,9 +50,10 @@ class Row:
 class Pass:
     """The tensors of one forward pass.
 
-    Padded: input_ids (rows, longest), attention_mask where anything is padded. Side by side: input_ids (1, tokens),
-    position_ids restarting at each row, boundaries (rows + 1) int32. `labelled` (k) int64 indexes the flattened
-    positions that carry a target, `targets` (k) int64 holds those targets.
+    Padded: input_ids (rows, longest), attention_mask where anything is padded. Side by side:
+    input_ids (1, tokens), position_ids restarting at each row, boundaries (rows + 1) int32.
+    `labelled` (k) int64 indexes the flattened positions that carry a target, `targets` (k) int64
+    holds those targets.
     """
 
     input_ids: Tensor
@@ -80,7 +86,8 @@ class Pass:
 def plan(lengths: Sequence[int], budget: int, *, side_by_side: bool) -> list[list[int]]:
     """Which rows share a pass: indices into `lengths`, every row exactly once, deterministic.
 
-    No pass exceeds `budget` tokens (padding counted unless side by side), except a row that alone is longer.
+    No pass exceeds `budget` tokens (padding counted unless side by side), except a row that alone
+    is longer.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     return (
@@ -101,7 +108,9 @@ def _fill_batches(order: list[int], lengths: Sequence[int], budget: int) -> list
 
 
 def _fill_bins(order: list[int], lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """First fit decreasing: within 22% of the fewest bins in the worst case, near 1% on chat data."""
+    """First fit decreasing: within 22% of the fewest bins in the worst case, near 1% on chat
+    data.
+    """
     bins: list[list[int]] = []
     room: list[int] = []
     for i in order:
@@ -121,12 +130,14 @@ def assemble(
     """Tensors of one pass, on `device`."""
     lengths = [len(row) for row in rows]
     longest = max(lengths)
+    mask: NDArray[np.bool_] | None = None
+    positions: NDArray[np.int64] | None = None
+    boundaries: NDArray[np.int32] | None = None
     if side_by_side:
         ids = np.concatenate([row.ids for row in rows])[None]
         targets = np.concatenate([row.targets for row in rows])
         positions = np.concatenate([np.arange(n) for n in lengths])[None]
         boundaries = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-        mask = None
     else:
         ids = np.full((len(rows), longest), pad_id, dtype=np.int32)
         padded = np.full((len(rows), longest), IGNORED, dtype=np.int32)
@@ -134,7 +145,6 @@ def assemble(
             ids[i, : len(row)] = row.ids
             padded[i, : len(row)] = row.targets
         targets = padded.reshape(-1)
-        positions = boundaries = None
         mask = (
             np.arange(longest)[None] < np.array(lengths)[:, None]
             if min(lengths) < longest
@@ -162,7 +172,9 @@ def assemble(
 
 
 def share(lengths: Sequence[int], ranks: int, rank: int) -> list[int]:
-    """The rows of a step that one process computes: longest first, dealt there and back, so that loads are even."""
+    """The rows of a step that one process computes: longest first, dealt there and back, so that
+    loads are even.
+    """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     mine = []
     for place, i in enumerate(order):
@@ -173,10 +185,11 @@ def share(lengths: Sequence[int], ranks: int, rank: int) -> list[int]:
 
 
 class StepOrder(Sampler[list[int]]):
-    """Row numbers of each optimizer step of an epoch: a fresh permutation per epoch, a function of seed and epoch.
+    """Row numbers of each optimizer step of an epoch: a fresh permutation per epoch, a function of
+    seed and epoch.
 
-    The last step of an epoch holds the rows that are left; nothing is dropped or repeated. As the order depends on
-    nothing else, resuming needs no replay.
+    The last step of an epoch holds the rows that are left; nothing is dropped or repeated. As the
+    order depends on nothing else, resuming needs no replay.
     """
 
     def __init__(self, rows: int, batch_size: int, seed: int) -> None:

@@ -1,7 +1,9 @@
-"""One run's settings: strict, documented per field with unit and bounds, the same for YAML, command line and Python.
+"""One run's settings: strict, documented per field with unit and bounds, the same for YAML, command
+line and Python.
 
-`load(path, overrides)` reads YAML, lays `key.path=value` overrides over it and reports every wrong key and value at
-once. `RunConfig.to_yaml()` is what a run directory keeps: it alone reproduces the run.
+`load(path, overrides)` reads YAML, lays `key.path=value` overrides over it and reports every wrong
+key and value at once. `RunConfig.to_yaml()` is what a run directory keeps: it alone reproduces the
+run.
 """
 
 from __future__ import annotations
@@ -32,19 +34,22 @@ class ModelConfig(_Part):
 
     name: str = Field(
         min_length=1,
-        description="A folder with config.json and safetensors, or a Hugging Face name such as Qwen/Qwen3-0.6B.",
+        description="A folder with config.json and safetensors, or a Hugging Face name such as "
+        "Qwen/Qwen3-0.6B.",
     )
     revision: str | None = Field(
         None, description="Commit, tag or branch of a hub model; null: the default branch."
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
-        description="Type the base is stored and multiplied in. auto: bfloat16 where the device computes it natively, "
+        description="Type the base is stored and multiplied in. auto: bfloat16 where the device "
+        "computes it natively, "
         "float32 on CPUs. Adapters and optimizer stay in float32 always (T33).",
     )
     attention: Literal["auto", "varlen", "sdpa", "eager"] = Field(
         "auto",
-        description="Attention implementation. varlen: no padding, rows side by side; auto: varlen if it proves to "
+        description="Attention implementation. varlen: no padding, rows side by side; auto: varlen "
+        "if it proves to "
         "keep rows apart on this model, sdpa otherwise.",
     )
     chat_template: str | None = Field(
@@ -61,12 +66,14 @@ class DataConfig(_Part):
     )
     max_length: Auto | Annotated[int, Field(ge=8)] = Field(
         "auto",
-        description="Longest row in tokens; what is longer is cut at its end, counted and shown. auto: the longest "
+        description="Longest row in tokens; what is longer is cut at its end, counted and shown. "
+        "auto: the longest "
         "row of the data, at most the model's context.",
     )
     thinking: Auto | bool = Field(
         "auto",
-        description="For templates with a thinking switch: whether replies begin with reasoning. auto: on when the "
+        description="For templates with a thinking switch: whether replies begin with reasoning. "
+        "auto: on when the "
         "data holds reasoning, off otherwise; then training and chatting use the same prompt.",
     )
 
@@ -88,14 +95,16 @@ class TrainingConfig(_Part):
 
     learning_rate: Auto | Annotated[float, Field(gt=0, le=10)] = Field(
         "auto",
-        description="Peak learning rate (of A for LoRA+). auto: from method and width of the model.",
+        description="Peak learning rate (of A for LoRA+). auto: from method and width of the "
+        "model.",
     )
     num_epochs: Annotated[float, Field(gt=0, le=10_000)] = Field(
         3, description="Passes over the training rows; fractions are allowed."
     )
     max_steps: Positive | None = Field(
         None,
-        description="Stop after this many optimizer steps, however many epochs that is; null: no limit.",
+        description="Stop after this many optimizer steps, however many epochs that is; null: no "
+        "limit.",
     )
     batch_size: Positive = Field(
         8, description="Rows per optimizer step over all devices. Small batches suit adapters."
@@ -119,21 +128,25 @@ class TrainingConfig(_Part):
     )
     train_on: Literal["all", "last"] = Field(
         "all",
-        description="Which assistant turns of a conversation are trained: every one, or the last alone.",
+        description="Which assistant turns of a conversation are trained: every one, or the last "
+        "alone.",
     )
     micro_batch_tokens: Auto | Annotated[int, Field(ge=8)] = Field(
         "auto",
-        description="Tokens per forward pass. The rows of one step are spread over as many passes as needed; the "
+        description="Tokens per forward pass. The rows of one step are spread over as many passes "
+        "as needed; the "
         "gradient does not depend on it. auto: from the device's memory.",
     )
     packing: Auto | bool = Field(
         "auto",
-        description="Lay the rows of a pass side by side without padding; a proof at start shows that no row sees "
+        description="Lay the rows of a pass side by side without padding; a proof at start shows "
+        "that no row sees "
         "another (T16). auto: on if the proof holds.",
     )
     gradient_checkpointing: Auto | bool = Field(
         "auto",
-        description="Recompute activations in the backward pass: less memory, about 45% more arithmetic with an "
+        description="Recompute activations in the backward pass: less memory, about 45% more "
+        "arithmetic with an "
         "adapter. auto: for as few layers as fit the memory, none on CPUs.",
     )
     log_every: Positive = Field(1, description="Optimizer steps between two log lines.")
@@ -164,7 +177,8 @@ class EvaluationConfig(_Part):
     )
     metric: Literal["loss", "token_accuracy"] = Field(
         "loss",
-        description="What decides on the best checkpoint: validation loss (lower) or token accuracy (higher).",
+        description="What decides on the best checkpoint: validation loss (lower) or token "
+        "accuracy (higher).",
     )
     keep_best: bool = Field(
         True,
@@ -172,7 +186,8 @@ class EvaluationConfig(_Part):
     )
     samples: Annotated[int, Field(ge=0, le=100)] = Field(
         4,
-        description="Prompts answered before and after tuning, kept in result.json; from validation, else train.",
+        description="Prompts answered before and after tuning, kept in result.json; from "
+        "validation, else train.",
     )
     sample_tokens: Positive = Field(96, description="Most tokens of such an answer.")
 
@@ -233,8 +248,8 @@ def load(
 ) -> RunConfig:
     """Read a YAML file (or start from `base`), lay `key.path=value` overrides over it, validate.
 
-    Raises ConfigError with every fault. Relative file names stay as written: they are relative to where the command
-    is started, as in any shell.
+    Raises ConfigError with every fault. Relative file names stay as written: they are relative to
+    where the command is started, as in any shell.
     """
     values: dict[str, Any] = dict(base or {})
     if path is not None:
@@ -294,7 +309,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-# YAML 1.1 reads `2e-4` as text because of its missing dot; every person who writes a learning rate means the number.
+# YAML 1.1 reads `2e-4` as text because of its missing dot; every person who writes a learning rate
+# means the number.
 _UniqueKeyLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
@@ -336,7 +352,9 @@ def _apply(values: dict[str, Any], override: str) -> Fault | None:
 
 
 def validate(values: Mapping[str, Any], *, source: str) -> RunConfig:
-    """Check plain values. Raises ConfigError naming every fault, with a near name for each unknown key (T24)."""
+    """Check plain values. Raises ConfigError naming every fault, with a near name for each unknown
+    key (T24).
+    """
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
@@ -358,7 +376,7 @@ def _joined(faults: Sequence[Fault]) -> list[Fault]:
 def _fault(item: dict[str, Any], source: str) -> Fault:
     path = [str(part) for part in item["loc"]]
     if path[:1] == ["method"] and len(path) > 1 and path[1] in METHODS:
-        fields = METHODS[path[1]]
+        fields: type[BaseModel] | None = METHODS[path[1]]
         path = ["method", *path[2:]]
     else:
         fields = _fields_at(path[:-1])

@@ -38,7 +38,9 @@ def versions() -> dict[str, str | None]:
 
 
 def describe(where: torch.device, *, world_size: int) -> dict[str, Any]:
-    """Plain values for environment.json. What really runs is said, whatever the launcher was told (T35)."""
+    """Plain values for environment.json. What really runs is said, whatever the launcher was told
+    (T35).
+    """
     cuda = where.type == "cuda"
     return {
         "versions": versions(),
@@ -56,7 +58,9 @@ def describe(where: torch.device, *, world_size: int) -> dict[str, Any]:
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> tuple[list[Fault], list[str]]:
-    """What changed since a run began: faults that change its numbers, and remarks about the rest."""
+    """What changed since a run began: faults that change its numbers, and remarks about the
+    rest.
+    """
     faults, remarks = [], []
     if before["world_size"] != now["world_size"]:
         faults.append(

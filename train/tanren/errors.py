@@ -13,8 +13,9 @@ TanrenError                 anything this package raises on purpose; has an exit
 │   └── ProofError          what was written does not match what was trained
 └── Interrupted             Ctrl-C or SIGTERM; a checkpoint was saved (exit 130)
 
-Rules for a new error: it stands here; it also inherits the built-in type that a caller would expect; and its
-message is made of faults that say where, what was found, what was expected, and the remedy.
+Rules for a new error: it stands here; it also inherits the built-in type that a caller would
+expect; and its message is made of faults that say where, what was found, what was expected, and the
+remedy.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from dataclasses import asdict, dataclass
 class Fault:
     """One thing that is wrong, in the four parts that a person needs to mend it.
 
-    `where` is a path a person can go to: `data/chat.jsonl:17 messages[2].role` or `training.batch_size`.
-    `found` and `expected` are shown as they are, so quote values inside them. `remedy` is an imperative sentence part.
+    `where` is a path a person can go to: `data/chat.jsonl:17 messages[2].role` or
+    `training.batch_size`. `found` and `expected` are shown as they are, so quote values inside
+    them. `remedy` is an imperative sentence part.
     """
 
     where: str
@@ -44,7 +46,9 @@ class Fault:
 
 
 class TanrenError(Exception):
-    """Base of all errors raised on purpose. `faults` holds every one that was found, never only the first."""
+    """Base of all errors raised on purpose. `faults` holds every one that was found, never only the
+    first.
+    """
 
     exit_code = 1
 
@@ -82,7 +86,9 @@ class ModelError(UserError):
 
 
 class RunError(UserError):
-    """A run directory is missing, incomplete, was made from other data or settings, or is in use."""
+    """A run directory is missing, incomplete, was made from other data or settings, or is in
+    use.
+    """
 
 
 class WorkError(TanrenError, RuntimeError):
@@ -94,7 +100,9 @@ class DivergenceError(WorkError, ArithmeticError):
 
 
 class OutOfMemoryError(WorkError, MemoryError):
-    """One row alone does not fit into the device's memory, so the micro-batch cannot shrink further."""
+    """One row alone does not fit into the device's memory, so the micro-batch cannot shrink
+    further.
+    """
 
 
 class StorageError(WorkError, OSError):

@@ -1,4 +1,5 @@
-"""The gate before training: everything that can be known without weights, in seconds and without a GPU.
+"""The gate before training: everything that can be known without weights, in seconds and without a
+GPU.
 
 `examine` reads and encodes the data, resolves every `auto`, counts every row and token, plans
 memory, and either raises with all faults or returns what training starts from.
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,20 +18,30 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from tanren import model as models
-from tanren.chat import Example
 from tanren.config import RunConfig
-from tanren.data.read import ChatReader, Refused
-from tanren.data.survey import Survey, survey
+from tanren.data.read import ChatReader
+from tanren.data.survey import FileSurvey, Survey, survey
 from tanren.devices import Device, this_device
-from tanren.encode import Encoded, EncodeSettings, Ledger, encode, trained_text
+from tanren.encode import (
+    Encoded,
+    EncodedCache,
+    EncodeSettings,
+    Hit,
+    Ledger,
+    cache_key,
+    encode,
+    trained_text,
+)
 from tanren.errors import DataError, Fault, ModelError
 from tanren.estimate import MemoryPlan, MethodFacts, ModelShape, Workload, plan_memory, shape_of
 from tanren.methods import Full
+from tanren.rundir import runs_root, storage_errors
 from tanren.template import ChatRenderer
 
 Tell = Callable[..., None]
 
 CPU_PASS_TOKENS = 2048
+CACHED_ROWS = 2000  # below, encoding takes less time than a look into the cache is worth
 
 
 def quiet(event: str, **fields: Any) -> None:
@@ -99,6 +110,8 @@ class Gate:
             if self.survey.validation and self.validation_ledger
             else None,
             "duplicates": self.survey.as_dict()["duplicates"],
+            "base": self.source.fingerprint,
+            "settings": _decisive(self.config),
         }
 
 
@@ -125,10 +138,10 @@ def examine(config: RunConfig, *, tell: Tell = quiet) -> Gate:
     config = _resolved(config, found, source)
     assert isinstance(config.data.thinking, bool)
     renderer = ChatRenderer(tokenizer, thinking=config.data.thinking, date=config.data.date)
-    train, train_ledger = _encode(config, config.data.train, renderer, source)
+    train, train_ledger = _encode(config, found.train, renderer, source, tell)
     validation, validation_ledger = None, None
-    if config.data.validation is not None:
-        validation, validation_ledger = _encode(config, config.data.validation, renderer, source)
+    if found.validation is not None:
+        validation, validation_ledger = _encode(config, found.validation, renderer, source, tell)
     _require_trainable(config, [train_ledger, *([validation_ledger] if validation_ledger else [])])
     here = this_device()
     shape = _shape(source)
@@ -191,19 +204,38 @@ def _resolved(config: RunConfig, found: Survey, source: models.Source) -> RunCon
     return config.model_copy(update={"data": data, "training": training, "model": model})
 
 
-def _rows(path: str) -> Iterator[Example | Refused]:
-    yield from ChatReader(Path(path))
-
-
 def _encode(
-    config: RunConfig, path: str, renderer: ChatRenderer, source: models.Source
+    config: RunConfig, file: FileSurvey, renderer: ChatRenderer, source: models.Source, tell: Tell
 ) -> tuple[Encoded, Ledger]:
+    """Encode a file, or take what the same bytes were encoded to before (T18)."""
     settings = EncodeSettings(
         model_max_length=models.context_length(source),
         max_length=config.data.max_length,
         train_on=config.training.train_on,
     )
-    return encode(_rows(path), renderer, settings)
+    rows = ChatReader(Path(file.path))
+    if file.counts.examples < CACHED_ROWS:
+        return encode(rows, renderer, settings)
+    cache = EncodedCache(runs_root() / ".cache" / "encoded")
+    key = cache_key([(file.path, str(file.counts.sha256))], renderer, settings)
+    stored = cache.load(key)
+    if isinstance(stored, Hit):
+        tell("note", text=f"{file.path}: encoded before, read from {cache.path(key)}")
+        return stored.encoded, stored.ledger
+    if stored.broken:
+        tell("note", text=stored.broken)
+    encoded, ledger = encode(rows, renderer, settings)
+    with storage_errors(cache.directory):
+        cache.store(key, encoded, ledger)
+        _forget_oldest(cache.directory)
+    return encoded, ledger
+
+
+def _forget_oldest(folder: Path, keep: int = 8) -> None:
+    """Remove all but the newest encoded files: they can be made again at any time."""
+    files = sorted(folder.glob("*.npz"), key=lambda file: file.stat().st_mtime)
+    for file in files[:-keep]:
+        file.unlink(missing_ok=True)
 
 
 def _require_trainable(config: RunConfig, ledgers: list[Ledger]) -> None:
@@ -273,8 +305,9 @@ def _plan(
     steps = max(1, math.ceil(training.num_epochs * per_epoch - 1e-9))
     if training.max_steps is not None:
         steps = min(steps, training.max_steps)
-    tokens = training.micro_batch_tokens
-    if tokens == "auto":
+    if training.micro_batch_tokens != "auto":
+        tokens = training.micro_batch_tokens
+    else:
         tokens = memory.micro_batch_tokens if memory else CPU_PASS_TOKENS
         if here.kind == "cpu":
             tokens = min(tokens, CPU_PASS_TOKENS)
@@ -327,9 +360,46 @@ def _ledger_warnings(ledger: Ledger, path: str) -> list[str]:
     return said
 
 
+def _decisive(config: RunConfig) -> dict[str, Any]:
+    """The settings that decide the numbers, flat: `training.batch_size` -> 8."""
+    plain = config.model_dump(
+        mode="json",
+        exclude={
+            "tracking": True,
+            "training": {"log_every", "save_every", "keep_checkpoints", "micro_batch_tokens"},
+            "evaluation": {"samples", "sample_tokens"},
+        },
+    )
+    return {
+        f"{part}.{key}" if isinstance(values, dict) else part: value
+        for part, values in plain.items()
+        for key, value in (values.items() if isinstance(values, dict) else [("", values)])
+    }
+
+
 def changed_since(record: dict[str, Any], gate: Gate) -> list[Fault]:
-    """How the data differs from what a run was started with (T6)."""
+    """How data, settings and base differ from what a run was started with (T6)."""
     faults = []
+    for name, new in _decisive(gate.config).items():
+        old = record["settings"].get(name)
+        if old != new:
+            faults.append(
+                Fault(
+                    name,
+                    repr(new),
+                    f"{old!r}, as when the run began",
+                    "set it back in the run's config.yaml, or resume with --accept-changes",
+                )
+            )
+    if record["base"] != gate.source.fingerprint:
+        faults.append(
+            Fault(
+                f"model {gate.source.name}",
+                f"fingerprint {gate.source.fingerprint[:12]}",
+                f"{record['base'][:12]}, as when the run began",
+                "restore the base model, or resume with --accept-changes",
+            )
+        )
     for name, now in (("train", gate.survey.train), ("validation", gate.survey.validation)):
         before = record.get(name)
         old = before["sha256"] if before else None

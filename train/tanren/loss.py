@@ -1,10 +1,11 @@
 """Cross-entropy over the labelled positions alone, without ever holding all logits.
 
-The full logits of 16,384 tokens and 152,000 words take 10 GB in float32, and with prompts masked most of them are
-thrown away. Here only labelled positions are multiplied with the head, in chunks, and the gradient is made in the
-forward pass while a chunk's probabilities are at hand:
+The full logits of 16,384 tokens and 152,000 words take 10 GB in float32, and with prompts masked
+most of them are thrown away. Here only labelled positions are multiplied with the head, in chunks,
+and the gradient is made in the forward pass while a chunk's probabilities are at hand:
 
-    loss = sum_i [ logsumexp(W h_i) - (W h_i)[y_i] ]        d loss / d h_i = W^T (softmax(W h_i) - onehot(y_i))
+    loss = sum_i [ logsumexp(W h_i) - (W h_i)[y_i] ]
+    d loss / d h_i = W^T (softmax(W h_i) - onehot(y_i))
 
 so nothing of size (tokens, vocab) survives a chunk and nothing is computed twice.
 """
@@ -43,12 +44,13 @@ def linear_cross_entropy(
 ) -> Loss:
     """Sum of the cross-entropies of `hidden @ weight.T + bias` against `targets`.
 
-    hidden (n, width), weight (vocab, width), bias (vocab) or None, targets (n) int64 without ignored positions.
-    `dtype` is what the products run in (the logits themselves are float32); None: the type of `weight`.
-    `chunk` is the number of positions at a time. Gradients reach hidden, and weight and bias where they are trained.
+    hidden (n, width), weight (vocab, width), bias (vocab) or None, targets (n) int64 without
+    ignored positions. `dtype` is what the products run in (the logits themselves are float32);
+    None: the type of `weight`. `chunk` is the number of positions at a time. Gradients reach
+    hidden, and weight and bias where they are trained.
     """
     size = chunk or chunk_length(weight.shape[0])
-    total, correct = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
+    total, correct = _LinearCrossEntropy.apply(
         hidden, weight, bias, targets, size, dtype or weight.dtype
     )
     return Loss(total, correct)
@@ -69,7 +71,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             return _forward(ctx, hidden, weight, bias, targets, chunk, dtype)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
         scale = grads[0]
         return (

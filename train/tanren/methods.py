@@ -4,8 +4,9 @@
 2. What is the PEFT configuration?      `peft_config()`
 3. What are the optimizer groups?       `optimizer_groups()`
 
-`Method` is the union of all of them, told apart by `name`; the config file, the command line, the documentation and
-the contract tests are made from it. A new method is one class here and one line in the union.
+`Method` is the union of all of them, told apart by `name`; the config file, the command line, the
+documentation and the contract tests are made from it. A new method is one class here and one line
+in the union.
 
 This module imports no torch: PEFT is imported when a configuration is asked for.
 """
@@ -49,7 +50,9 @@ class _Strict(BaseModel):
 
 
 class _Adapter(_Strict):
-    """What all low-rank methods share. `W' = W + (alpha / rank) * B @ A`, A (rank, in), B (out, rank)."""
+    """What all low-rank methods share. `W' = W + (alpha / rank) * B @ A`, A (rank, in), B (out,
+    rank).
+    """
 
     storage: ClassVar[Storage] = "dtype"
     initialisation: ClassVar[Initialisation] = "zero"
@@ -61,19 +64,23 @@ class _Adapter(_Strict):
     alpha: float = Field(
         32.0,
         gt=0,
-        description="Scale of the update: it is multiplied by alpha / rank (alpha / sqrt(rank) for rsLoRA).",
+        description="Scale of the update: it is multiplied by alpha / rank (alpha / sqrt(rank) for "
+        "rsLoRA).",
     )
     dropout: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="Share of adapter inputs dropped in training. 0 is faster (DoRA halves its matrix products) and "
+        description="Share of adapter inputs dropped in training. 0 is faster (DoRA halves its "
+        "matrix products) and "
         "was no worse in published comparisons at these sizes.",
     )
     target_modules: str | tuple[str, ...] = Field(
         "all-linear",
-        description="Layers to adapt: 'all-linear' (every linear layer but the head; adapting all layers "
-        "matters more than rank: Schulman et al., LoRA Without Regret, 2025), or a list of name endings.",
+        description="Layers to adapt: 'all-linear' (every linear layer but the head; adapting all "
+        "layers "
+        "matters more than rank: Schulman et al., LoRA Without Regret, 2025), or a list of name "
+        "endings.",
     )
     modules_to_save: tuple[str, ...] = Field(
         (), description="Modules trained whole and saved beside the adapter, e.g. ['lm_head']."
@@ -82,13 +89,15 @@ class _Adapter(_Strict):
         1.0,
         gt=0,
         le=1024,
-        description="Learning rate of B divided by that of A (LoRA+, Hayou et al. 2024). 1 is plain LoRA; the paper "
+        description="Learning rate of B divided by that of A (LoRA+, Hayou et al. 2024). 1 is "
+        "plain LoRA; the paper "
         "uses 16. May be set for any low-rank method.",
     )
     embedding_learning_rate: float | None = Field(
         None,
         gt=0,
-        description="Own peak rate for adapters on embedding layers; null: the rate of A. (LoRA+ uses 1e-6.)",
+        description="Own peak rate for adapters on embedding layers; null: the rate of A. (LoRA+ "
+        "uses 1e-6.)",
     )
 
     @property
@@ -126,9 +135,10 @@ class _Adapter(_Strict):
     def auto_learning_rate(self, hidden_size: int) -> float:
         """Peak rate when the user says `auto`.
 
-        `5e-5 * 10 * (2000 / hidden)^0.781`: ten times a full fine-tuning rate, growing as models get narrower
-        (Schulman et al., LoRA Without Regret, 2025, with the exponent its authors publish for Llama models; it does
-        not depend on rank). `rate_factor` divides out what a method does to the size of the first steps.
+        `5e-5 * 10 * (2000 / hidden)^0.781`: ten times a full fine-tuning rate, growing as models
+        get narrower (Schulman et al., LoRA Without Regret, 2025, with the exponent its authors
+        publish for Llama models; it does not depend on rank). `rate_factor` divides out what a
+        method does to the size of the first steps.
         """
         rate = 5e-5 * 10 * (2000 / hidden_size) ** 0.781
         if self.lr_ratio != 1.0:
@@ -146,8 +156,9 @@ class _Adapter(_Strict):
     ) -> list[Group]:
         """Every trainable parameter in exactly one group (T20).
 
-        A: `learning_rate`. B: `learning_rate * lr_ratio`. Adapters on embeddings: their own rate. DoRA magnitudes
-        and other vectors: the rate of A and no decay. Modules trained whole: the rate of A, with decay.
+        A: `learning_rate`. B: `learning_rate * lr_ratio`. Adapters on embeddings: their own rate.
+        DoRA magnitudes and other vectors: the rate of A and no decay. Modules trained whole: the
+        rate of A, with decay.
         """
         kinds: dict[str, list[tuple[str, nn.Parameter]]] = {}
         for name, parameter in parameters:
@@ -189,7 +200,9 @@ class Lora(_Adapter):
 
 
 class QLora(_Adapter):
-    """QLoRA: LoRA on a base stored in 4 bits (NF4, double quantisation) with a paged 8-bit optimizer."""
+    """QLoRA: LoRA on a base stored in 4 bits (NF4, double quantisation) with a paged 8-bit
+    optimizer.
+    """
 
     title: ClassVar[str] = "QLoRA"
     paper: ClassVar[str] = "Dettmers et al. 2023, arXiv:2305.14314"
@@ -203,7 +216,9 @@ class QLora(_Adapter):
 
 
 class Dora(_Adapter):
-    """DoRA: the weight is split into magnitude and direction; LoRA moves the direction, a vector the magnitude."""
+    """DoRA: the weight is split into magnitude and direction; LoRA moves the direction, a vector
+    the magnitude.
+    """
 
     title: ClassVar[str] = "DoRA"
     paper: ClassVar[str] = "Liu et al. 2024, arXiv:2402.09353"
@@ -246,7 +261,9 @@ class RsLora(_Adapter):
 
 
 class Pissa(_Adapter):
-    """PiSSA: A and B start as the principal singular vectors of the weight, the base keeps the rest."""
+    """PiSSA: A and B start as the principal singular vectors of the weight, the base keeps the
+    rest.
+    """
 
     title: ClassVar[str] = "PiSSA"
     paper: ClassVar[str] = "Meng et al. 2024, arXiv:2404.02948"
@@ -268,7 +285,9 @@ class Olora(_Adapter):
 
 
 class Eva(_Adapter):
-    """EVA: A starts from the singular vectors of the layer's own inputs; ranks go where the variance is."""
+    """EVA: A starts from the singular vectors of the layer's own inputs; ranks go where the
+    variance is.
+    """
 
     title: ClassVar[str] = "EVA"
     paper: ClassVar[str] = "Paischer et al. 2024, arXiv:2410.07170"
@@ -293,7 +312,9 @@ class Full(_Strict):
         return None
 
     def auto_learning_rate(self, hidden_size: int) -> float:
-        """A tenth of LoRA's rate, capped at 1e-3: `5e-5 * (2000 / hidden)^0.781` (see `_Adapter.auto_learning_rate`)."""
+        """A tenth of LoRA's rate, capped at 1e-3: `5e-5 * (2000 / hidden)^0.781` (see
+        `_Adapter.auto_learning_rate`).
+        """
         return _two_digits(min(5e-5 * (2000 / hidden_size) ** 0.781, 1e-3))
 
     def optimizer_groups(

@@ -35,7 +35,9 @@ transformers_logging.disable_progress_bar()
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A base model on disk. `name` is what the user wrote, `path` where it lies, `fingerprint` tells it from others."""
+    """A base model on disk. `name` is what the user wrote, `path` where it lies, `fingerprint`
+    tells it from others.
+    """
 
     name: str
     path: Path
@@ -55,7 +57,8 @@ class Source:
 def locate(config: ModelConfig) -> Source:
     """Find the base on disk, downloading it once if it is a hub name that is not there yet.
 
-    Raises ModelError when there is nothing, or only pickled weights, or the architecture is unknown.
+    Raises ModelError when there is nothing, or only pickled weights, or the architecture is
+    unknown.
     """
     path = Path(config.name).expanduser()
     if path.is_dir() or path.is_absolute() or config.name.startswith((".", "~")):
@@ -88,7 +91,8 @@ def _hub_folder(config: ModelConfig) -> tuple[Path, str | None]:
             raise ModelError.of(
                 Fault(
                     "model.name",
-                    f"{config.name!r}, which is neither a folder here nor could be downloaded ({first[:120]})",
+                    f"{config.name!r}, which is neither a folder here nor could be downloaded "
+                    f"({first[:120]})",
                     "a folder with config.json and safetensors, or a Hugging Face name",
                     "check the name and the network; gated models need `hf auth login` once",
                 )
@@ -123,9 +127,11 @@ def _folder_faults(name: str, folder: Path) -> Iterator[Fault]:
 
 
 def fingerprint(folder: Path) -> str:
-    """sha256 over config.json and, of each safetensors file, its size, header and 16 samples of 64 KiB.
+    """sha256 over config.json and, of each safetensors file, its size, header and 16 samples of 64
+    KiB.
 
-    Any other checkpoint of the same shape differs with certainty in practice, and a 16 GB model takes milliseconds.
+    Any other checkpoint of the same shape differs with certainty in practice, and a 16 GB model
+    takes milliseconds.
     """
     digest = hashlib.sha256((folder / "config.json").read_bytes())
     for file in sorted(folder.glob("*.safetensors")):
@@ -158,7 +164,7 @@ def load_whole(folder: Path, config: ModelConfig) -> PreTrainedModel:
         trust_remote_code=False,
         use_safetensors=True,
     )
-    return model.eval()  # type: ignore[no-any-return]
+    return model.eval()
 
 
 def load_tokenizer(source: Source, config: ModelConfig | None = None) -> PreTrainedTokenizerFast:
@@ -229,7 +235,9 @@ def compute_dtype(config: ModelConfig, where: torch.device | None = None) -> tor
 def load_base(
     source: Source, method: Method, config: ModelConfig, *, attention: str = "sdpa"
 ) -> PreTrainedModel:
-    """The base model on this process's device, stored as the method asks, frozen and in evaluation mode."""
+    """The base model on this process's device, stored as the method asks, frozen and in evaluation
+    mode.
+    """
     where = device()
     dtype = compute_dtype(config, where)
     if isinstance(method, Full):
@@ -268,14 +276,16 @@ def load_base(
     disable_cpu_repacking(model)
     model.requires_grad_(False)
     model.eval()
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def disable_cpu_repacking(model: nn.Module) -> int:
-    """Keep bitsandbytes from repacking 4-bit weights in evaluation mode (T32); returns how many layers it concerns.
+    """Keep bitsandbytes from repacking 4-bit weights in evaluation mode (T32); returns how many
+    layers it concerns.
 
-    On CPUs with AVX512-BF16 its `Linear4bit` turns the stored bytes into another layout at the first forward pass in
-    evaluation mode. Training afterwards reads them wrongly, with no error: gradients change by 98%.
+    On CPUs with AVX512-BF16 its `Linear4bit` turns the stored bytes into another layout at the
+    first forward pass in evaluation mode. Training afterwards reads them wrongly, with no error:
+    gradients change by 98%.
     """
     layers = _linear_4bit(model)
     for layer in layers:
@@ -304,7 +314,9 @@ def _linear_4bit(model: nn.Module) -> list[Any]:
 def set_tokens(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, stop_ids: tuple[int, ...]
 ) -> None:
-    """Tell model and generation settings where a reply ends (T4). Existing stops stay, ours come first."""
+    """Tell model and generation settings where a reply ends (T4). Existing stops stay, ours come
+    first.
+    """
     old = model.generation_config.eos_token_id
     stops = list(stop_ids) + ([old] if isinstance(old, int) else list(old or []))
     unique = list(dict.fromkeys(stops))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -28,7 +29,8 @@ from tanren.methods import Full
 from tanren.proof import prove, reference, require
 from tanren.rundir import RunDirectory, new_run_path, read_json, write_json
 from tanren.sft import Step, Trainer
-from tanren.watch import Watch, evaluations, judge, stop_on_signals
+from tanren.verdict import evaluations, judge
+from tanren.watch import Watch, stop_on_signals
 
 Observer = Callable[[dict[str, Any]], None]
 
@@ -37,7 +39,9 @@ PROOF_ROWS = 4
 
 
 def start(config: RunConfig, out: Path | None = None) -> RunDirectory:
-    """Make the run directory. Under torchrun the first process makes it and the others get to know where."""
+    """Make the run directory. Under torchrun the first process makes it and the others get to know
+    where.
+    """
     rank, _ = environment.join_processes()
     if rank != 0:
         return RunDirectory(environment.everyone_gets(None))
@@ -49,7 +53,9 @@ def start(config: RunConfig, out: Path | None = None) -> RunDirectory:
 
 @dataclass
 class Teller:
-    """Writes each event to the run and hands it to the observer; silent on all processes but the first."""
+    """Writes each event to the run and hands it to the observer; silent on all processes but the
+    first.
+    """
 
     run: RunDirectory
     observer: Observer | None
@@ -89,8 +95,8 @@ def execute(
 ) -> dict[str, Any]:
     """Carry out a run and return what result.json holds.
 
-    Raises the errors of each stage; `Interrupted` after Ctrl-C or SIGTERM, with the command that goes on. Whatever
-    ends the run is an event first (T25).
+    Raises the errors of each stage; `Interrupted` after Ctrl-C or SIGTERM, with the command that
+    goes on. Whatever ends the run is an event first (T25).
     """
     rank, world = environment.join_processes()
     tell = Teller(run, observer, active=rank == 0)
@@ -114,7 +120,9 @@ def execute(
 def _execute(
     run: RunDirectory, tell: Teller, world: int, *, resume: bool, accept_changes: bool
 ) -> dict[str, Any]:
-    checkpoint = _checkpoint(run) if resume else None
+    checkpoint = _checkpoint(run, tell) if resume else None
+    if not resume:
+        _require_fresh(run)
     gate = examine(run.config(), tell=tell)
     _record(run, tell, gate, world, resume=resume, accept_changes=accept_changes)
     torch.manual_seed(gate.config.seed)
@@ -135,7 +143,7 @@ def _execute(
         device=str(trainer.args.device),
         micro_batch_tokens=trainer.step.micro_batch_tokens,
         side_by_side=trainer.step.side_by_side,
-        coverage=adapters.coverage(trainer.model).as_dict(),
+        coverage=adapters.coverage(trainer.network).as_dict(),
     )
     tell("stage", name="train", text=f"{gate.plan.steps} steps")
     with stop_on_signals(trainer):
@@ -144,7 +152,7 @@ def _execute(
 
     tell("stage", name="save", text="saving the adapter")
     best = _load_best(run, trainer, gate.config)
-    folder = save_artefact(run, trainer.model, gate, initial=_initial(run, gate))
+    folder = save_artefact(run, trainer.network, gate, initial=_initial(run, gate))
     summary = _summary(trainer, watch, gate, best)
     proof, after = _prove_and_answer(run, tell, gate, trainer, folder, samples)
     answers = _side_by_side(samples, before, after)
@@ -167,15 +175,33 @@ def _execute(
     return result
 
 
-def _checkpoint(run: RunDirectory) -> Path:
+def _require_fresh(run: RunDirectory) -> None:
+    """A run starts from nothing once; what an earlier attempt saved is never overwritten."""
+    if any(run.checkpoints.glob("step-*")):
+        raise RunError.of(
+            Fault(
+                str(run.checkpoints),
+                "checkpoints of an earlier attempt",
+                "none",
+                f"go on from them: {_resume_command(run)}",
+            )
+        )
+
+
+def _checkpoint(run: RunDirectory, tell: Teller) -> Path:
     """The newest complete checkpoint; damaged ones are named (T14, T34)."""
     complete = run.complete_checkpoints()
     damaged = run.incomplete_checkpoints()
     if complete:
+        for path, problems in damaged.items():
+            tell("note", text=f"{path} is left out: {problems[0]}")
         return complete[-1].path
     faults = [
         Fault(
-            str(path), problem, "a complete checkpoint", "start the run anew: tanren run --restart"
+            str(path),
+            problem,
+            "a complete checkpoint",
+            f"start it anew from its settings: tanren train {run.config_file}",
         )
         for path, problems in damaged.items()
         for problem in problems
@@ -202,7 +228,9 @@ def _record(
     resume: bool,
     accept_changes: bool,
 ) -> None:
-    """Write what this run works on; refuse to go on with other data or processes unless told to (T6)."""
+    """Write what this run works on; refuse to go on with other data or processes unless told to
+    (T6).
+    """
     now = environment.describe(models.device(), world_size=world)
     if resume:
         faults, remarks = environment.differences(read_json(run.environment_file), now)
@@ -222,7 +250,9 @@ def _record(
 
 
 def _attention(gate: Gate) -> str:
-    """Name of the implementation for transformers. Soft-capped logits are known to the eager one alone."""
+    """Name of the implementation for transformers. Soft-capped logits are known to the eager one
+    alone.
+    """
     wanted = gate.config.model.attention
     if wanted == "auto":
         capped = gate.source.config.get("attn_logit_softcapping") is not None
@@ -260,11 +290,14 @@ def _trainer(
         learning_rate=gate.plan.learning_rate,
         dtype=getattr(torch, gate.plan.dtype),
         on_cpu=models.device().type == "cpu",
+        tell=tell,
         save_weights=lambda folder: adapters.save_adapter(model, folder),
         callbacks=[watch],
     )
     watch.trainer = trainer
     _prove_step(tell, gate, trainer)
+    if models.device().type == "cuda":
+        trainer.probe(_longest_rows(gate))
     return trainer, watch
 
 
@@ -281,7 +314,8 @@ def _first_passes(gate: Gate, pad_id: int, rows: int = 64) -> Iterator[dict[str,
 def _checkpoint_layers(base: nn.Module, count: int) -> None:
     """Recompute the first `count` decoder layers in the backward pass.
 
-    The first, because the backward pass reaches them when the other layers' activations are already gone.
+    The first, because the backward pass reaches them when the other layers' activations are already
+    gone.
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -307,7 +341,9 @@ def _flops_per_token(gate: Gate, model: nn.Module) -> float:
 
 
 def _prove_step(tell: Teller, gate: Gate, trainer: Trainer) -> None:
-    """Show on the loaded model that our loss is its loss and that rows laid side by side stay apart (T16)."""
+    """Show on the loaded model that our loss is its loss and that rows laid side by side stay apart
+    (T16).
+    """
     rows = _short_rows(gate)
     difference = trainer.prove_loss(rows)
     if not trainer.uses_own_loss:
@@ -316,7 +352,7 @@ def _prove_step(tell: Teller, gate: Gate, trainer: Trainer) -> None:
             text=f"this model's logits are special (off by {difference:.1e}): its own head is used",
         )
     wanted = gate.config.training.packing
-    possible = trainer.model.config._attn_implementation == attention.NAME
+    possible = models.base_of(trainer.network).config._attn_implementation == attention.NAME
     if wanted is False or not possible:
         if wanted is True:
             tell("note", text="packing is off: it needs model.attention=varlen")
@@ -327,6 +363,12 @@ def _prove_step(tell: Teller, gate: Gate, trainer: Trainer) -> None:
         trainer.step = Step(trainer.step.micro_batch_tokens, True, trainer.step.pad_id)
     else:
         tell("note", text=f"packing is off: rows side by side move each other by {moved:.1e}")
+
+
+def _longest_rows(gate: Gate) -> list[Row]:
+    """The heaviest step there could be: as many of the longest rows as a step has."""
+    longest = np.argsort(gate.train.lengths)[-gate.config.training.batch_size :]
+    return [Row.of(*gate.train.row(int(i))) for i in longest]
 
 
 def _short_rows(gate: Gate, tokens: int = 64) -> list[Row]:
@@ -349,7 +391,8 @@ def _stop_if_asked(run: RunDirectory, trainer: Trainer) -> None:
         return
     step = trainer.state.global_step
     raise Interrupted(
-        f"stopped by {trainer.stop_requested} after step {step}; a checkpoint was saved. Go on with:\n"
+        f"stopped by {trainer.stop_requested} after step {step}; a checkpoint was saved. Go on "
+        "with:\n"
         f"  {_resume_command(run)}"
     )
 
@@ -362,7 +405,7 @@ def _load_best(run: RunDirectory, trainer: Trainer, config: RunConfig) -> dict[s
     step, value, _ = judge(history, config.evaluation)
     folder = run.checkpoints / "best"
     if config.evaluation.keep_best and step != trainer.state.global_step and folder.is_dir():
-        adapters.load_weights(trainer.model, folder)
+        adapters.load_weights(trainer.network, folder)
     return {"step": step, config.evaluation.metric: value, "kept": config.evaluation.keep_best}
 
 
@@ -375,11 +418,11 @@ def _summary(
     trainer: Trainer, watch: Watch, gate: Gate, best: dict[str, Any] | None
 ) -> dict[str, Any]:
     losses = [e["loss"] for e in trainer.state.log_history if "loss" in e]
-    found = adapters.coverage(trainer.model)
+    found = adapters.coverage(trainer.network)
     return {
         "steps": trainer.state.global_step,
         "epochs": round(float(trainer.state.epoch or 0), 4),
-        "stopped_early": watch.stopped_early,
+        "stopped_early": trainer.stopped_early,
         "loss": {"first": losses[0] if losses else None, "last": losses[-1] if losses else None},
         "best": best,
         "rows": gate.train_ledger.trained_rows,
@@ -416,7 +459,7 @@ def _prove_and_answer(
     config = gate.config
     full = isinstance(config.method, Full)
     rows = [gate.train.row(i)[0].tolist() for i in range(min(PROOF_ROWS, len(gate.train)))]
-    expected = reference(trainer.model, rows, adapters.saved_keys(trainer.model))
+    expected = reference(trainer.network, rows, adapters.saved_keys(trainer.network))
     trainer.release()
     gc.collect()
     if torch.cuda.is_available():

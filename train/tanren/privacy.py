@@ -1,6 +1,8 @@
-"""Nothing leaves the machine: telemetry of every library off, and no look-ups for what is on disk already (T29).
+"""Nothing leaves the machine: telemetry of every library off, and no look-ups for what is on disk
+already (T29).
 
-Call `apply()` before transformers, peft, trl, datasets or a tracker is imported: they read the environment then.
+Call `apply()` before transformers, peft, trl, datasets or a tracker is imported: they read the
+environment then.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ _SETTINGS = {
 
 
 def apply(*, offline: bool = False) -> None:
-    """Switch telemetry and chatter off. `offline`: everything needed is on disk, so forbid the hub altogether."""
+    """Switch telemetry and chatter off. `offline`: everything needed is on disk, so forbid the hub
+    altogether.
+    """
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     if offline:

@@ -1,7 +1,8 @@
 """The gate after training: what lies on disk behaves like what was trained (T8).
 
-The saved adapter is put on a fresh base by plain PEFT and compared with the model in memory, on logits of real rows.
-Both sides compute without autocast and with PEFT's own casts, so equal weights give equal bits on one device.
+The saved adapter is put on a fresh base by plain PEFT and compared with the model in memory, on
+logits of real rows. Both sides compute without autocast and with PEFT's own casts, so equal weights
+give equal bits on one device.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ PROBE_TOKENS = 256
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What the model in memory says. logits and base_logits: one (tokens, vocab) float32 tensor a probe, on the CPU."""
+    """What the model in memory says. logits and base_logits: one (tokens, vocab) float32 tensor a
+    probe, on the CPU.
+    """
 
     probes: tuple[tuple[int, ...], ...]
     logits: tuple[Tensor, ...]
@@ -38,7 +41,9 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What reloading showed. Differences are the largest over all probes, relative to the largest logit."""
+    """What reloading showed. Differences are the largest over all probes, relative to the largest
+    logit.
+    """
 
     passed: bool
     tensors: int
@@ -114,8 +119,8 @@ def prove(
     dtype: torch.dtype,
     full: bool = False,
 ) -> Proof:
-    """Compare a reloaded model with the reference and the files with what was to be saved. Never raises on a mismatch:
-    `require` does, after the proof is written.
+    """Compare a reloaded model with the reference and the files with what was to be saved. Never
+    raises on a mismatch: `require` does, after the proof is written.
     """
     tensors = saved_tensors(folder)
     missing = () if full else tuple(sorted(expected.keys - tensors.keys()))

@@ -28,7 +28,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
+
+from safetensors import SafetensorError
 
 from tanren.config import RunConfig, read_yaml, validate
 from tanren.errors import Fault, RunError, StorageError
@@ -62,18 +64,16 @@ def storage_errors(where: Path) -> Iterator[None]:
     """Turn a full or read-only disk into an error that says so (T14)."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+    except (OSError, RuntimeError, SafetensorError) as error:
+        full = _is_full(error)
+        if isinstance(error, StorageError) or not (full or _is_forbidden(error)):
             raise
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise StorageError(
             "could not write",
             [
                 Fault(
                     str(where),
-                    "a full disk"
-                    if full
-                    else f"a folder that cannot be written ({error.strerror})",
+                    "a full disk" if full else f"a folder that cannot be written ({error})",
                     "room to write",
                     "free some space and resume; everything saved before is still there"
                     if full
@@ -81,6 +81,20 @@ def storage_errors(where: Path) -> Iterator[None]:
                 )
             ],
         ) from error
+
+
+def _is_full(error: Exception) -> bool:
+    """Whether a write failed for lack of room. torch and safetensors say so in words only."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    words = str(error)
+    return any(sign in words for sign in ("No space left", "os error 28", "os error 122")) or (
+        "PytorchStreamWriter" in words
+    )
+
+
+def _is_forbidden(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -142,7 +156,7 @@ class RunDirectory:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
 
-    # --- layout -----------------------------------------------------------------------------------------------------
+    # --- layout -----------------------------------------------------------------------------------
 
     @property
     def name(self) -> str:
@@ -189,7 +203,7 @@ class RunDirectory:
         """Whole weights, of full fine-tuning only."""
         return self.path / "model"
 
-    # --- creation and opening ---------------------------------------------------------------------------------------
+    # --- creation and opening ---------------------------------------------------------------------
 
     @classmethod
     def create(cls, path: Path, config: RunConfig) -> RunDirectory:
@@ -232,7 +246,7 @@ class RunDirectory:
     def config_sha256(self) -> str:
         return hashlib.sha256(self.config_file.read_bytes()).hexdigest()
 
-    # --- events -----------------------------------------------------------------------------------------------------
+    # --- events -----------------------------------------------------------------------------------
 
     def event(self, kind: str, /, **fields: Any) -> None:
         """Append one event. A line is one write, so that readers never see half of it."""
@@ -242,8 +256,8 @@ class RunDirectory:
             **fields,
         }
         line = json.dumps(record, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
-        with storage_errors(self.events_file), open(self.events_file, "ab") as file:
-            file.write(line.encode("utf-8"))
+        with storage_errors(self.events_file), open(self.events_file, "ab+") as file:
+            file.write((b"" if _ends_with_newline(file) else b"\n") + line.encode("utf-8"))
 
     def events(self) -> list[dict[str, Any]]:
         """All events; a torn last line (the machine died while it was written) is left out."""
@@ -259,7 +273,7 @@ class RunDirectory:
     def last_event(self, *kinds: str) -> dict[str, Any] | None:
         return next((e for e in reversed(self.events()) if not kinds or e["event"] in kinds), None)
 
-    # --- who works on it --------------------------------------------------------------------------------------------
+    # --- who works on it --------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def claim(self) -> Iterator[None]:
@@ -294,17 +308,22 @@ class RunDirectory:
         )
 
     def state(self) -> State:
-        """What became of the run, seen from outside (T25): a process that vanished without a word was killed."""
+        """What became of the run, seen from outside (T25): a process that vanished without a word
+        was killed.
+        """
         last = self.last_event("created", "started", "succeeded", "failed", "interrupted")
-        kind = last["event"] if last else "created"
+        kind: Any = last["event"] if last else "created"
         if kind == "started":
             return "running" if self.owner() else "killed"
-        return kind  # type: ignore[no-any-return]
+        state: State = kind
+        return state
 
-    # --- checkpoints ------------------------------------------------------------------------------------------------
+    # --- checkpoints ------------------------------------------------------------------------------
 
     def complete_checkpoints(self) -> list[Checkpoint]:
-        """Checkpoints whose completion mark and every listed file are there, oldest first (T14, T34)."""
+        """Checkpoints whose completion mark and every listed file are there, oldest first (T14,
+        T34).
+        """
         found = []
         for path in sorted(self.checkpoints.glob("step-*")):
             if not missing_files(path):
@@ -324,8 +343,18 @@ class RunDirectory:
             )
 
 
+def _ends_with_newline(file: BinaryIO) -> bool:
+    """Whether a file is empty or ends a line; a machine that died may have left half of one."""
+    if file.seek(0, os.SEEK_END) == 0:
+        return True
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
+
+
 def seal(folder: Path, **facts: Any) -> None:
-    """Mark a folder complete: list every file with its size, flushed to disk before the mark itself."""
+    """Mark a folder complete: list every file with its size, flushed to disk before the mark
+    itself.
+    """
     files = {}
     for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != COMPLETE):
         with open(file, "rb") as handle:
@@ -355,7 +384,9 @@ def missing_files(folder: Path) -> list[str]:
 
 @contextlib.contextmanager
 def staged_folder(final: Path, **facts: Any) -> Iterator[Path]:
-    """Write a folder beside its place; it appears under its name whole and sealed, or not at all (T14)."""
+    """Write a folder beside its place; it appears under its name whole and sealed, or not at all
+    (T14).
+    """
     staged = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     with storage_errors(final):
         shutil.rmtree(staged, ignore_errors=True)
@@ -386,7 +417,8 @@ def _fsync_folder(folder: Path) -> None:
 
 
 def _start_time(pid: int) -> str | None:
-    """When a process began, in clock ticks since boot plus the boot's id; None when there is no such process.
+    """When a process began, in clock ticks since boot plus the boot's id; None when there is no
+    such process.
 
     The start time tells a process from a later one that was given the same number.
     """
@@ -394,7 +426,8 @@ def _start_time(pid: int) -> str | None:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         if fields[0] == "Z":  # ended, waiting for its parent
             return None
-        return f"{fields[19]}@{Path('/proc/sys/kernel/random/boot_id').read_text(encoding='utf-8').strip()}"
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        return f"{fields[19]}@{boot}"
     except (FileNotFoundError, ProcessLookupError):
         pass
     except OSError:

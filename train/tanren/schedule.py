@@ -11,8 +11,9 @@ Kind = Literal["cosine", "constant", "linear"]
 def factor(step: int, *, steps: int, warmup_steps: int, kind: Kind) -> float:
     """Factor of optimizer step number `step`, counted from 0.
 
-    It rises to 1 over `warmup_steps` and then follows `kind` down to 0 after the last step. The first step already
-    has a rate (1 / warmup_steps): a step with a rate of 0 reads its rows and learns nothing from them.
+    It rises to 1 over `warmup_steps` and then follows `kind` down to 0 after the last step. The
+    first step already has a rate (1 / warmup_steps): a step with a rate of 0 reads its rows and
+    learns nothing from them.
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from types import TracebackType
+from typing import Any, Literal, Self
 
 from torch import nn
 from transformers import PreTrainedTokenizerFast
@@ -15,7 +16,7 @@ from tanren import model as models
 from tanren.artefact import CARD, Prompting
 from tanren.config import ModelConfig
 from tanren.errors import Fault, ModelError, RunError
-from tanren.generate import AnswerStream, Decoding, stream_answer
+from tanren.generate import Answer, AnswerStream, Decoding, stream_answer
 from tanren.methods import METHODS, Full, Lora
 from tanren.rundir import RunDirectory, runs_root
 from tanren.template import ChatRenderer
@@ -36,22 +37,53 @@ class Session:
 
     def stream(
         self, messages: Sequence[dict[str, Any]], decoding: Decoding, *, side: Side = "tuned"
-    ) -> AnswerStream:
-        """The answer piece by piece. `side="base"` switches the adapter off while the stream is read."""
-        stream = stream_answer(self.model, self.tokenizer, self.renderer, messages, decoding)
+    ) -> AnswerStream | BaseStream:
+        """The answer piece by piece. `side="base"` switches the adapter off while the stream is
+        read.
+        """
         if side == "base" and not self.has_base:
             raise ModelError.of(
                 Fault(
                     self.name, "no base beside it", "an adapter", "leave --base away, or name a run"
                 )
             )
-        if side == "base":
-            stream = stream.within(lambda: adapters.adapter_switched_off(self.model))
-        return stream
+        stream = stream_answer(self.model, self.tokenizer, self.renderer, messages, decoding)
+        return BaseStream(stream, self.model) if side == "base" else stream
+
+
+class BaseStream(Iterator[str]):
+    """An answer of the base: each piece is made with the adapter switched off."""
+
+    def __init__(self, stream: AnswerStream, model: nn.Module) -> None:
+        self._stream = stream
+        self._model = model
+
+    def __next__(self) -> str:
+        with adapters.adapter_switched_off(self._model):
+            return next(self._stream)
+
+    @property
+    def answer(self) -> Answer:
+        return self._stream.answer
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
 
 
 def open_session(target: str, *, base: bool = False) -> Session:
-    """Load what `target` names: a run (its path or name), an adapter folder, a model folder, a hub name.
+    """Load what `target` names: a run (its path or name), an adapter folder, a model folder, a hub
+    name.
 
     `base` loads the base of a run or adapter alone. Raises RunError or ModelError with what to do.
     """

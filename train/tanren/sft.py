@@ -1,9 +1,10 @@
-"""TRL's SFTTrainer on our rows: the training step, its evaluation, and checkpoints that are whole or absent.
+"""TRL's SFTTrainer on our rows: the step, its evaluation, and checkpoints that are whole or absent.
 
 What is ours and why:
 
-- A batch is one optimizer step's rows. `training_step` spreads them over forward passes, so the effective batch, the
-  row order and the schedule never depend on memory (T12, T28), and resuming needs no replay (T6).
+- A batch is one optimizer step's rows. `training_step` spreads them over forward passes, so the
+  effective batch, the row order and the schedule never depend on memory (T12, T28), and resuming
+  needs no replay (T6).
 - The loss is over labelled positions only, with the gradient made in the forward pass (`loss.py`).
 - Evaluation sums over the whole set and never gathers logits (T13, T31).
 - Checkpoints are written aside, sealed and renamed (T14, T34).
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from tanren import loss as losses
 from tanren import privacy
+from tanren.adapter import load_weights
 from tanren.batches import Pass, Row, StepOrder, assemble, plan, share
 from tanren.config import RunConfig
 from tanren.encode import Encoded
@@ -37,15 +39,18 @@ from tanren.methods import Group, Method
 from tanren.model import assert_not_repacked, base_of
 from tanren.rundir import RunDirectory, staged_folder
 from tanren.schedule import factor
+from tanren.verdict import evaluations, judge
 
 privacy.apply()
 
 from datasets import Dataset, disable_progress_bars  # noqa: E402 - telemetry must be off before
-from transformers import PreTrainedTokenizerFast, TrainerCallback  # noqa: E402
+from transformers import PreTrainedTokenizerFast, TrainerCallback, TrainerState  # noqa: E402
 from transformers.trainer_callback import ExportableState, PrinterCallback  # noqa: E402
 from trl import SFTConfig, SFTTrainer  # noqa: E402
 
 if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
     from transformers.trainer_utils import TrainOutput
 
 disable_progress_bars()
@@ -58,6 +63,11 @@ class Step:
     micro_batch_tokens: int
     side_by_side: bool
     pad_id: int
+
+
+def _as_they_are(rows: list[Row]) -> Any:
+    """Rows become tensors pass by pass, in the step."""
+    return rows
 
 
 class _Rows(TorchDataset[Row]):
@@ -75,7 +85,7 @@ class _StepLoader(DataLoader[list[Row]]):
     """One item is the rows of one optimizer step, the same on every process."""
 
     def __init__(self, encoded: Encoded, order: StepOrder) -> None:
-        super().__init__(_Rows(encoded), batch_sampler=order, collate_fn=list)  # type: ignore[arg-type]
+        super().__init__(_Rows(encoded), batch_sampler=order, collate_fn=_as_they_are)  # type: ignore[arg-type]
         self.step_order = order
 
     def set_epoch(self, epoch: int) -> None:
@@ -88,7 +98,6 @@ def arguments(
     *,
     learning_rate: float,
     steps_per_epoch: int,
-    dtype: torch.dtype,
     on_cpu: bool,
 ) -> SFTConfig:
     """Our names translated into TRL's; the only place that knows both."""
@@ -102,6 +111,7 @@ def arguments(
     checkpointing = "activation_checkpointing"
     if checkpointing not in known:
         checkpointing = "gradient_checkpointing"  # transformers before 5.20
+    switched_off: dict[str, Any] = {checkpointing: False}
     return SFTConfig(
         output_dir=str(run.path / "checkpoints"),
         per_device_train_batch_size=training.batch_size,
@@ -114,7 +124,7 @@ def arguments(
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
         optim={"adamw": "adamw_torch"}.get(optimizer, optimizer),
-        bf16=dtype == torch.bfloat16,
+        bf16=False,  # the step brings its own autocast
         seed=config.seed,
         data_seed=training.data_seed,
         logging_steps=training.log_every,
@@ -136,12 +146,14 @@ def arguments(
         use_cpu=on_cpu,
         ddp_find_unused_parameters=False,
         dataloader_pin_memory=not on_cpu,
-        **{checkpointing: False},
+        **switched_off,
     )
 
 
 def total_steps(config: RunConfig, steps_per_epoch: int) -> int:
-    """Optimizer steps of the whole run: epochs, fractions rounded up, unless `max_steps` ends it earlier."""
+    """Optimizer steps of the whole run: epochs, fractions rounded up, unless `max_steps` ends it
+    earlier.
+    """
     steps = max(1, math.ceil(config.training.num_epochs * steps_per_epoch - 1e-9))
     return min(steps, config.training.max_steps) if config.training.max_steps else steps
 
@@ -152,7 +164,7 @@ class Trainer(SFTTrainer):
     def __init__(
         self,
         *,
-        model: nn.Module,
+        model: PreTrainedModel | PeftModel,
         tokenizer: PreTrainedTokenizerFast,
         method: Method,
         config: RunConfig,
@@ -164,6 +176,7 @@ class Trainer(SFTTrainer):
         dtype: torch.dtype,
         on_cpu: bool,
         save_weights: Callable[[Path], None],
+        tell: Callable[..., None],
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         seed = config.seed if config.training.data_seed is None else config.training.data_seed
@@ -176,9 +189,11 @@ class Trainer(SFTTrainer):
         self.run_config = config
         self.validation = validation
         self.save_weights = save_weights
+        self.tell = tell
         self.compute_dtype = dtype
         self.tokens_seen = 0
         self.stop_requested: str | None = None
+        self.stopped_early = False
         self.groups: list[Group] = []
         self._hidden: Tensor | None = None
         self._head_matches = False
@@ -195,10 +210,9 @@ class Trainer(SFTTrainer):
                 run,
                 learning_rate=learning_rate,
                 steps_per_epoch=len(self.step_loader),
-                dtype=dtype,
                 on_cpu=on_cpu,
             ),
-            data_collator=list,
+            data_collator=_as_they_are,
             train_dataset=_arrow(train),
             eval_dataset=_arrow(validation) if validation is not None else None,
             processing_class=tokenizer,
@@ -208,8 +222,14 @@ class Trainer(SFTTrainer):
             if parameter.requires_grad:  # SFTTrainer rounds QLoRA adapters to bfloat16 (T33)
                 parameter.data = originals[name]
         self.remove_callback(PrinterCallback)
-        decoder = base_of(self.model).get_decoder()
+        decoder = base_of(self.network).get_decoder()
         self._decoder_hook = decoder.register_forward_hook(self._keep_hidden)
+
+    @property
+    def network(self) -> nn.Module:
+        """The model being trained, unwrapped."""
+        assert isinstance(self.model, nn.Module)
+        return self.model
 
     # --- data -------------------------------------------------------------------------------------
 
@@ -223,16 +243,17 @@ class Trainer(SFTTrainer):
         return [next(epoch_iterator)], None
 
     def floating_point_ops(self, inputs: Any) -> int:
-        return 0  # the library's formula assumes full fine-tuning and full attention; estimate.py has ours
+        """Unused: the library's formula assumes full fine-tuning; `estimate` has ours."""
+        return 0
 
     # --- optimizer --------------------------------------------------------------------------------
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Groups come from the method (T20); the class from `training.optimizer`."""
         if self.optimizer is None:
-            kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            kind, settings = self.get_optimizer_cls_and_kwargs(self.args)
             self.groups = self.method.optimizer_groups(
-                self.model.named_parameters(),
+                self.network.named_parameters(),
                 learning_rate=self.args.learning_rate,
                 weight_decay=self.args.weight_decay,
             )
@@ -264,18 +285,21 @@ class Trainer(SFTTrainer):
                 warmup_steps=math.ceil(training.warmup_fraction * num_training_steps),
                 kind=training.schedule,
             )
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, rule)
+            chosen = optimizer or self.optimizer
+            assert chosen is not None
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(chosen, rule)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
     # --- one optimizer step -----------------------------------------------------------------------
 
     def training_step(
-        self, model: nn.Module, inputs: list[Row], num_items_in_batch: Any = None
+        self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None
     ) -> Tensor:
         """Gradient of the mean loss over all labelled tokens of the step's rows, on every process.
 
-        When memory runs out, passes are halved and the step starts again: the effective batch stays (T28).
+        When memory runs out, passes are halved and the step starts again: the effective batch stays
+        (T28).
         """
         model.train()
         while True:
@@ -286,7 +310,7 @@ class Trainer(SFTTrainer):
                 self._shrink(inputs, error)
         self.tokens_seen += sum(map(len, inputs))
         if not math.isfinite(float(loss)):
-            self._diverged(f"a loss of {float(loss)}")
+            self.diverged(f"a loss of {float(loss)}")
         if not self._checked_gradients:
             self._check_gradients(model)
         return loss
@@ -310,7 +334,7 @@ class Trainer(SFTTrainer):
             last = number == len(passes)
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
                 batch = self._assemble([mine[i] for i in members])
-                with self.compute_loss_context_manager():
+                with self._precision():
                     found = self._loss(model, batch)
                 # DDP averages over processes; the divisor already counts all of them.
                 loss = found.total * (weight * ranks / max(labelled, 1))
@@ -330,14 +354,16 @@ class Trainer(SFTTrainer):
         self._hidden = output[0] if isinstance(output, tuple) else output.last_hidden_state
 
     def _loss(self, model: nn.Module, batch: Pass) -> losses.Loss:
-        """Summed loss of one pass. The head sees one position; the decoder's output goes to our own loss."""
+        """Summed loss of one pass. The head sees one position; the decoder's output goes to our own
+        loss.
+        """
         if not self._head_matches:
             return self._loss_from_logits(model, batch)
         model(**batch.model_inputs(), logits_to_keep=1)
         assert self._hidden is not None
         hidden = self._hidden.reshape(-1, self._hidden.shape[-1])[batch.labelled]
         self._hidden = None
-        head = output_head(base_of(self.model))
+        head = output_head(base_of(self.network))
         return losses.linear_cross_entropy(
             hidden,
             head.weight,
@@ -354,13 +380,24 @@ class Trainer(SFTTrainer):
         total = nn.functional.cross_entropy(wanted, batch.targets, reduction="sum")
         return losses.Loss(total, (wanted.detach().argmax(dim=-1) == batch.targets).sum())
 
+    @property
+    def _lower_precision(self) -> bool:
+        return self.compute_dtype != torch.float32
+
+    def _precision(self) -> torch.autocast:
+        """Products in the compute type; what needs range (norms, softmax, loss) stays in
+        float32.
+        """
+        kind = self.args.device.type
+        return torch.autocast(kind, dtype=torch.bfloat16, enabled=self._lower_precision)
+
     def _product_dtype(self, weight: Tensor) -> torch.dtype:
-        return self.compute_dtype if torch.is_autocast_enabled(weight.device.type) else weight.dtype
+        return self.compute_dtype if self._lower_precision else weight.dtype
 
     def _shrink(self, rows: Sequence[Row], error: torch.OutOfMemoryError) -> None:
         longest = max(map(len, rows))
         budget = self.step.micro_batch_tokens
-        self.model.zero_grad(set_to_none=True)
+        self.network.zero_grad(set_to_none=True)
         self._hidden = None
         gc.collect()
         if self.args.device.type == "cuda":
@@ -371,20 +408,23 @@ class Trainer(SFTTrainer):
                 [
                     Fault(
                         "training.micro_batch_tokens",
-                        f"{min(budget, longest)} tokens, which do not fit ({str(error).splitlines()[0][:120]})",
+                        f"{min(budget, longest)} tokens, which do not fit "
+                        f"({str(error).splitlines()[0][:120]})",
                         "a pass that fits the memory",
-                        f"set data.max_length below {longest}, training.gradient_checkpointing=true, or use "
+                        f"set data.max_length below {longest}, "
+                        "training.gradient_checkpointing=true, or use "
                         "method=qlora",
                     )
                 ],
             ) from error
         smaller = max(budget // 2, longest)
         self.step = Step(smaller, self.step.side_by_side, self.step.pad_id)
-        self.run.event(
+        self.tell(
             "out_of_memory", micro_batch_tokens=smaller, before=budget, step=self.state.global_step
         )
 
-    def _diverged(self, found: str) -> None:
+    def diverged(self, found: str) -> NoReturn:
+        """Raise DivergenceError, naming the last good checkpoint."""
         kept = self.run.complete_checkpoints()
         remedy = "lower training.learning_rate, or look at the rows of this step"
         if kept:
@@ -398,11 +438,11 @@ class Trainer(SFTTrainer):
         """After the first step every trained tensor has a gradient (T22)."""
         self._checked_gradients = True
         without = [
-            n for n, p in self.model.named_parameters() if p.requires_grad and p.grad is None
+            n for n, p in self.network.named_parameters() if p.requires_grad and p.grad is None
         ]
         if not without and any(
             bool(p.grad.any())
-            for p in self.model.parameters()
+            for p in self.network.parameters()
             if p.requires_grad and p.grad is not None
         ):
             return
@@ -422,15 +462,17 @@ class Trainer(SFTTrainer):
     # --- proofs before the first step -------------------------------------------------------------
 
     def prove_loss(self, rows: Sequence[Row]) -> float:
-        """Compare our loss with the model's own logits; on a mismatch the model's head is used. Relative difference."""
+        """Compare our loss with the model's own logits; on a mismatch the model's head is used.
+        Relative difference.
+        """
         batch = assemble(
             list(rows), side_by_side=False, pad_id=self.step.pad_id, device=self.args.device
         )
-        with _evaluating(self.model), torch.no_grad(), self.compute_loss_context_manager():
+        with _evaluating(self.network), torch.no_grad(), self._precision():
             self._head_matches = False
-            theirs = float(self._loss(self.model, batch).total)
-            self._head_matches = output_head_is_linear(base_of(self.model))
-            ours = float(self._loss(self.model, batch).total)
+            theirs = float(self._loss(self.network, batch).total)
+            self._head_matches = output_head_is_linear(base_of(self.network))
+            ours = float(self._loss(self.network, batch).total)
         difference = abs(ours - theirs) / max(abs(theirs), 1e-6)
         self._head_matches = self._head_matches and difference < (
             2e-2 if self.compute_dtype == torch.bfloat16 else 1e-4
@@ -438,12 +480,13 @@ class Trainer(SFTTrainer):
         return difference
 
     def prove_isolation(self, first: Row, second: Row) -> float:
-        """Largest move of one row's losses when its neighbour changes, or when it stands alone (T16). Nats.
+        """Largest move of one row's losses when its neighbour changes, or when it stands alone
+        (T16). Nats.
 
         A value near rounding means that rows laid side by side do not see each other.
         """
         changed = Row((first.ids[::-1] + 1) % max(int(first.ids.max()), 2), first.targets)
-        with _evaluating(self.model), torch.no_grad(), self.compute_loss_context_manager():
+        with _evaluating(self.network), torch.no_grad(), self._precision():
             alone = self._row_hidden([second], 0)
             beside = self._row_hidden([first, second], len(first))
             moved = self._row_hidden([changed, second], len(first))
@@ -452,18 +495,20 @@ class Trainer(SFTTrainer):
 
     def _row_hidden(self, rows: list[Row], start: int) -> Tensor:
         batch = assemble(rows, side_by_side=True, pad_id=self.step.pad_id, device=self.args.device)
-        self.model(**batch.model_inputs(), logits_to_keep=1)
+        self.network(**batch.model_inputs(), logits_to_keep=1)
         assert self._hidden is not None
         hidden = self._hidden[0, start : start + len(rows[-1])].float()
         self._hidden = None
         return hidden
 
     def probe(self, rows: Sequence[Row]) -> None:
-        """One forward and backward pass over the longest rows, so that memory runs out now or never (T28)."""
+        """One forward and backward pass over the longest rows, so that memory runs out now or never
+        (T28).
+        """
         states = torch.get_rng_state()
         cuda = torch.cuda.get_rng_state() if self.args.device.type == "cuda" else None
-        self.training_step(self.model, list(rows))
-        self.model.zero_grad(set_to_none=True)
+        self.training_step(self.network, list(rows))
+        self.network.zero_grad(set_to_none=True)
         self.tokens_seen = 0
         torch.set_rng_state(states)
         if cuda is not None:
@@ -486,7 +531,9 @@ class Trainer(SFTTrainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Loss in nats per token and token accuracy over the whole validation set, each token weighing the same (T31)."""
+        """Loss in nats per token and token accuracy over the whole validation set, each token
+        weighing the same (T31).
+        """
         assert self.validation is not None
         metrics = {
             f"{metric_key_prefix}_{name}": value
@@ -511,11 +558,11 @@ class Trainer(SFTTrainer):
             self.step.micro_batch_tokens,
             side_by_side=self.step.side_by_side,
         )
-        with _evaluating(self.model), torch.no_grad():
+        with _evaluating(self.network), torch.no_grad():
             for members in passes:
                 batch = self._assemble([rows[i] for i in members])
-                with self.compute_loss_context_manager():
-                    found = self._loss(self.model, batch)
+                with self._precision():
+                    found = self._loss(self.network, batch)
                 sums += torch.stack(
                     [
                         found.total.double(),
@@ -525,8 +572,10 @@ class Trainer(SFTTrainer):
                 )
         if self.args.world_size > 1:
             dist.all_reduce(sums)
-        assert_not_repacked(self.model)
+        assert_not_repacked(self.network)
         total, correct, tokens = sums.tolist()
+        if not math.isfinite(total):
+            self.diverged(f"a validation loss of {total}")
         return {"loss": total / tokens, "token_accuracy": correct / tokens, "tokens": tokens}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -555,15 +604,15 @@ class Trainer(SFTTrainer):
                 self._export_callbacks()
                 self.state.save_to_json(str(staged / "trainer_state.json"))
                 _write_step(staged / "step.json", self.step, self.tokens_seen)
-            self.run.event("checkpoint", step=step, path=str(folder.relative_to(self.run.path)))
+            self.tell("checkpoint", step=step, path=str(folder.relative_to(self.run.path)))
             self._rotate()
         if ranks > 1:
             dist.barrier()
 
     def _check_weights(self) -> None:
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self.network.named_parameters():
             if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
-                self._diverged(f"weights that are not finite ({name})")
+                self.diverged(f"weights that are not finite ({name})")
 
     def _gather_random_states(self) -> list[Any]:
         import random
@@ -582,7 +631,8 @@ class Trainer(SFTTrainer):
     def _export_callbacks(self) -> None:
         for callback in [*self.callback_handler.callbacks, self.control]:
             if isinstance(callback, ExportableState):
-                self.state.stateful_callbacks[type(callback).__name__] = callback.state()
+                kept: Any = self.state.stateful_callbacks
+                kept[type(callback).__name__] = callback.state()
 
     def _rotate(self) -> None:
         import shutil
@@ -590,18 +640,38 @@ class Trainer(SFTTrainer):
         for old in self.run.complete_checkpoints()[: -self.run_config.training.keep_checkpoints]:
             shutil.rmtree(old.path, ignore_errors=True)
 
-    def fit(self, resume_from: Path | None = None) -> TrainOutput:
-        """Train, from the start or from a complete checkpoint."""
+    def fit(self, resume_from: Path | None = None) -> TrainOutput | None:
+        """Train, from the start or from a complete checkpoint; None when nothing was left to do."""
         if resume_from is not None:
             self.step, self.tokens_seen = _read_step(resume_from / "step.json", self.step)
+            if self._was_over(resume_from):
+                return None
         return self.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+
+    def _was_over(self, checkpoint: Path) -> bool:
+        """Whether training had ended at this checkpoint, by its steps or by early stopping.
+
+        The library would take one step more. Then weights and history are all there is to load.
+        """
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        rules = self.run_config.evaluation
+        history = evaluations(state, rules.metric)
+        patience = rules.early_stopping_patience
+        stopped = bool(history and patience and judge(history, rules)[2] >= patience)
+        if state.global_step < self.args.max_steps and not stopped:
+            return False
+        self.state = state
+        self.stopped_early = stopped
+        load_weights(self.network, checkpoint)
+        self.create_optimizer()
+        return True
 
 
 def output_head(model: nn.Module) -> nn.Linear:
     """The head in use; inside PEFT's wrapper when it is trained whole."""
     head: Any = model.get_output_embeddings()  # type: ignore[operator]
     saved = getattr(head, "modules_to_save", None)
-    return saved[head.active_adapters[0]] if saved is not None else head  # type: ignore[no-any-return]
+    return saved[head.active_adapters[0]] if saved is not None else head
 
 
 def output_head_is_linear(model: nn.Module) -> bool:

@@ -1,11 +1,13 @@
-"""What happens while training, told as events: steps, evaluations, early stopping, the best checkpoint, a wish to stop.
+"""What happens while training, told as events: steps, evaluations, early stopping, the best
+checkpoint, a wish to stop.
 
-The decisions (best so far, patience used up) are read from the trainer's own history, which every checkpoint keeps, so
-that a resumed run decides as if it had never stopped.
+The decisions (best so far, patience used up) are read from the trainer's own history, which every
+checkpoint keeps, so that a resumed run decides as if it had never stopped.
 """
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +22,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from tanren.config import EvaluationConfig
 from tanren.rundir import staged_folder
+from tanren.verdict import evaluations, judge
 
 if TYPE_CHECKING:
     from tanren.sft import Trainer
@@ -43,7 +46,6 @@ class Watch(TrainerCallback):
         self.flops_per_token = flops_per_token
         self.peak_flops = peak_flops
         self.trainer: Trainer | None = None
-        self.stopped_early = False
         self.peak_memory = 0
         self._all_tokens = 0
         self._all_seconds = 0.0
@@ -80,6 +82,9 @@ class Watch(TrainerCallback):
         assert self.trainer is not None
         if not logs or "loss" not in logs:
             return
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(logs.get(name, 0.0)):
+                self.trainer.diverged(f"{name} of {logs[name]}")
         now = time.monotonic()
         self.peak_memory = max(self.peak_memory, memory_in_use(args.device))
         steps = max(state.global_step - self._step_before, 1)
@@ -153,7 +158,7 @@ class Watch(TrainerCallback):
                 dist.barrier()
         patience = self.evaluation.early_stopping_patience
         if patience is not None and waited >= patience:
-            self.stopped_early = True
+            self.trainer.stopped_early = True
             self.tell(
                 "early_stopping",
                 step=state.global_step,
@@ -164,30 +169,10 @@ class Watch(TrainerCallback):
             control.should_training_stop = True
 
 
-def evaluations(state: TrainerState, metric: str) -> list[tuple[int, float]]:
-    """(step, value) of every evaluation so far, in order; one a step."""
-    found: dict[int, float] = {}
-    for entry in state.log_history:
-        if f"eval_{metric}" in entry:
-            found[int(entry["step"])] = float(entry[f"eval_{metric}"])
-    return sorted(found.items())
-
-
-def judge(history: list[tuple[int, float]], rules: EvaluationConfig) -> tuple[int, float, int]:
-    """(best step, its value, evaluations since then). Better means by more than `early_stopping_min_delta` (T30)."""
-    sign = -1.0 if rules.metric == "loss" else 1.0
-    best_step, best = history[0]
-    waited = 0
-    for step, value in history[1:]:
-        if sign * (value - best) > rules.early_stopping_min_delta:
-            best_step, best, waited = step, value, 0
-        else:
-            waited += 1
-    return best_step, best, waited
-
-
 def agreed(mine: bool, args: TrainingArguments) -> bool:
-    """Whether any process wants it; all get the same answer, or one would wait for the others for ever."""
+    """Whether any process wants it; all get the same answer, or one would wait for the others for
+    ever.
+    """
     if args.world_size <= 1:
         return mine
     flag = torch.tensor([int(mine)], device=args.device)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated, cast
+from typing import Annotated, NoReturn, cast
 
 import typer
 
@@ -14,7 +15,8 @@ from tanren.cli.output import Output, mistake, of, opened
 from tanren.cli.usage import usage_error
 from tanren.errors import Interrupted, TanrenError
 
-# Typer names one of its parser's exceptions, this is the base of all; they share `ctx` and `format_message`.
+# The base of all that typer's parser raises; typer itself names only this one of them. All have
+# `ctx` and `format_message`.
 UsageMistake = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
 
 app = typer.Typer(
@@ -35,9 +37,10 @@ def tanren(
     """Tune open models on your own chats, on your own machine, with proof of what was done.
 
     \b
-    tanren check chats.jsonl --model Qwen/Qwen3-0.6B     what would be trained, without training
-    tanren train chats.jsonl --model Qwen/Qwen3-0.6B     train an adapter
-    tanren chat RUN --base                               talk to it, beside the model it came from
+    See what would be trained, train it, talk to it beside its base:
+    tanren check chats.jsonl --model Qwen/Qwen3-0.6B
+    tanren train chats.jsonl --model Qwen/Qwen3-0.6B
+    tanren chat RUN --base
     """
     output = of(context)
     if version:
@@ -69,7 +72,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     streams.prepare()
     with opened(as_json=_asks_for_json(words)) as output:
-        return _run(words, output)
+        code = _run(words, output)
+    if arguments is None and code == Interrupted.exit_code:
+        _leave(code)
+    return code
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process with this code.
+
+    After Ctrl-C in the middle of an import Python would end itself by SIGINT instead: it remembers
+    an interrupted `exec`, which dataclasses use, although the exception was caught.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _run(words: list[str], output: Output) -> int:
@@ -80,7 +97,7 @@ def _run(words: list[str], output: Output) -> int:
     except typer.Exit as end:
         return end.exit_code
     except UsageMistake as error:
-        return output.fail(usage_error(error.format_message(), error.ctx))
+        return output.fail(usage_error(error.format_message(), error.ctx, words))
     except TanrenError as error:
         return output.fail(error)
     except (KeyboardInterrupt, typer.Abort):

@@ -15,7 +15,6 @@ from tanren.cli.display import text
 from tanren.cli.options import Json
 from tanren.cli.output import Output, of
 from tanren.cli.request import require_values
-from tanren.cli.talk import show_answers, talk
 from tanren.errors import DataError, Fault, ModelError
 
 
@@ -50,9 +49,12 @@ def chat(
 ) -> None:
     """Talk to a run or a model; the answer is shown while it is written.
 
-    In the terminal: /reset begins a new conversation, /system TEXT gives a system message, /base shows or hides the
-    base's answer, /exit or Ctrl-D leaves, Ctrl-C stops an answer. Each --message begins a conversation of its own.
-    Where stdin is no terminal, each of its lines is one turn of one conversation.
+    In the terminal: /reset begins a new conversation, /system TEXT gives a
+    system message, /base shows or hides the base's answer, Ctrl-C stops an
+    answer, /exit or Ctrl-D leaves.
+
+    Each --message begins a conversation of its own. Where stdin is no
+    terminal, each of its lines is one turn of one conversation.
 
     \b
     tanren chat runs/mine --base
@@ -68,6 +70,8 @@ def chat(
         conversations = [(Conversation(system), text) for text in message]
         _answer_all(output, asker, conversations, base)
     elif sys.stdin.isatty() and not output.json:
+        from tanren.cli.talk import talk
+
         talk(output.console, asker, Conversation(system), with_base=base)
     else:
         one = Conversation(system)
@@ -122,6 +126,8 @@ def _answer_all(
     turns: Sequence[tuple[Conversation, str]] | Iterator[tuple[Conversation, str]],
     base: bool,
 ) -> None:
+    from tanren.cli.talk import show_answers
+
     answers: list[dict[str, Any]] = []
     for conversation, message in turns:
         if not output.json:

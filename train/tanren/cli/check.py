@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress
 
 from tanren.cli.display import counted, text
 from tanren.cli.options import Items, Json, MethodName, Model, Validation
@@ -38,22 +37,24 @@ def check(
     ] = False,
     json: Json = False,
 ) -> None:
-    """See what would be trained, without training: every fault, row and token accounted for.
+    """See what would be trained, without training: every fault, row and token.
 
-    Without a model the data alone is read. With one: what the chat template makes of the rows, which tokens are
-    trained, whether it fits this machine's memory, how many steps. Exit code 2 when something is wrong.
+    Without a model the data alone is read. With one: what the chat template
+    makes of the rows, which tokens are trained, whether it fits into memory,
+    how many steps it takes. Exit code 2 when something is wrong.
 
     \b
     tanren check chats.jsonl
     tanren check chats.jsonl --model Qwen/Qwen3-0.6B --valid held-out.jsonl
-    tanren check chats.jsonl --model Qwen/Qwen3-8B --method qlora method.rank=32 --measure
+    tanren check chats.jsonl --model Qwen/Qwen3-8B --method qlora --measure
+    tanren check chats.jsonl --model Qwen/Qwen3-0.6B method.rank=32
     tanren check config.yaml
     """
     output = of(context)
     output.max_faults = max_faults
-    found = read_items(items or ())
     flags = Flags(model=model, method=method, validation=valid)
-    require_values({option: value for option, value in flags.given().values()})
+    require_values(flags.options())
+    found = read_items(items or ())
     if _has_model(found, flags):
         _check_with_model(output, configuration(found, flags, command="check"), preview, measure)
     else:
@@ -66,7 +67,7 @@ def _has_model(items: ReadItems, flags: Flags) -> bool:
 
 
 def _check_data(output: Output, items: ReadItems, flags: Flags, measure: bool) -> None:
-    """The survey of the files alone. Whatever needs a model and was asked for is a mistake, not ignored."""
+    """The survey of the files alone. What needs a model and was asked for is a mistake."""
     asked = [f"`{override}`" for override in items.overrides]
     asked += ["--measure"] if measure else []
     asked += ["--method"] if flags.method is not None else []
@@ -101,6 +102,8 @@ def reading(console: Console) -> Iterator[Callable[[int, int | None], None] | No
     if not console.is_terminal:
         yield None
         return
+    from rich.progress import BarColumn, DownloadColumn, Progress
+
     with Progress(
         "reading", BarColumn(), DownloadColumn(), console=console, transient=True
     ) as progress:

@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from tanren.generate import Decoding
+    from tanren.generate import AnswerStream, Decoding
+    from tanren.session import BaseStream, Session
 
 Side = Literal["tuned", "base"]
 TUNED: Side = "tuned"
 BASE: Side = "base"
-
-
-class Stream(Iterator[str], AbstractContextManager["Stream", None], Protocol):
-    """An answer in pieces; leaving it ends the work."""
-
-
-class Talker(Protocol):
-    """The part of `session.Session` that talking needs."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def has_base(self) -> bool: ...
-
-    def stream(
-        self, messages: list[dict[str, Any]], decoding: Decoding, *, side: Side = "tuned"
-    ) -> Any: ...
 
 
 class Conversation:
@@ -44,7 +26,7 @@ class Conversation:
         return len(self._turns)
 
     def messages(self, side: Side, question: str) -> list[dict[str, Any]]:
-        """What the model reads, in the chat format. Turns that a side did not answer are not in its memory."""
+        """What the model reads, in the chat format; of the turns those that this side answered."""
         messages: list[dict[str, Any]] = []
         if self._system is not None:
             messages.append({"role": "system", "content": self._system})
@@ -56,7 +38,7 @@ class Conversation:
 
     def add(self, message: str, answers: Mapping[str, str]) -> None:
         """Remember a turn with the answers of the sides that gave one."""
-        given = {side: answers[side] for side in (TUNED, BASE) if answers.get(side)}
+        given: dict[str, str] = {s: answers[s] for s in (TUNED, BASE) if answers.get(s)}
         if given:
             self._turns.append({"message": message, **given})
 
@@ -72,11 +54,13 @@ class Conversation:
 class Asker:
     """A loaded model with the way it is to answer."""
 
-    def __init__(self, session: Talker, decoding: Decoding) -> None:
+    def __init__(self, session: Session, decoding: Decoding) -> None:
         self.session = session
         self._decoding = decoding
 
-    def pieces(self, conversation: Conversation, question: str, side: Side) -> Any:
+    def pieces(
+        self, conversation: Conversation, question: str, side: Side
+    ) -> AnswerStream | BaseStream:
         """The stream of one side's answer; use it in `with`, so that stopping ends the work."""
         return self.session.stream(conversation.messages(side, question), self._decoding, side=side)
 

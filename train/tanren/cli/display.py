@@ -1,8 +1,9 @@
-"""Words, numbers and tables as people read them. Text of users is shown as it is, never as markup."""
+"""Words, numbers and tables as people read them. Users' text is shown as it is, never as markup."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
@@ -14,8 +15,8 @@ from rich.text import Text
 
 from tanren.errors import Fault
 
-# What moves the cursor, hides or reorders what a person reads: control characters, halves of characters, and the
-# marks that change the direction of writing.
+# What moves the cursor, hides or reorders what a person reads: control characters, halves of
+# characters, and the marks that change the direction of writing.
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -75,16 +76,21 @@ def duration(seconds: object) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600:02d} h"
 
 
-def local_time(stamp: str) -> str:
-    """An ISO time as the clock on the wall shows it, to the minute."""
+def local_time(stamp: str, shape: str = "%Y-%m-%d %H:%M") -> str:
+    """An ISO time as the clock on the wall shows it."""
     try:
-        return datetime.fromisoformat(stamp).astimezone().strftime("%Y-%m-%d %H:%M")
+        return datetime.fromisoformat(stamp).astimezone().strftime(shape)
     except ValueError:
         return one_line(stamp)
 
 
+def shell(path: object) -> str:
+    """A path as a shell takes it in a command to copy."""
+    return shlex.quote(str(path))
+
+
 def sparkline(values: Sequence[float], *, width: int = 16, ascii_only: bool = False) -> str:
-    """The course of values as small bars, the lowest and highest of them at both ends of the scale."""
+    """The course of values as small bars between the lowest and the highest of them."""
     bars = "_.-=^" if ascii_only else "▁▂▃▄▅▆▇█"
     if not values:
         return ""

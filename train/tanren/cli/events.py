@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tanren.cli.display import at, count, duration, number, one_line, size
+from tanren.cli.display import at, count, counted, duration, number, one_line, size
 
 Event = Mapping[str, Any]
 
@@ -85,8 +85,9 @@ def _evaluation(event: Event) -> str:
 
 def _early_stopping(event: Event) -> str:
     return (
-        f"stopped early at step {event.get('step')}: no better validation in {event.get('patience')} "
-        f"evaluations, best was step {event.get('best_step')} with {number(event.get('best'))}"
+        f"stopped early at step {event.get('step')}: no better validation in "
+        f"{event.get('patience')} evaluations, best was step {event.get('best_step')} with "
+        f"{number(event.get('best'))}"
     )
 
 
@@ -96,8 +97,9 @@ def _checkpoint(event: Event) -> str:
 
 def _out_of_memory(event: Event) -> str:
     return (
-        f"out of memory at step {event.get('step')}: passes of {count(event.get('micro_batch_tokens'))} "
-        f"tokens instead of {count(event.get('before'))}; the effective batch stays"
+        f"out of memory at step {event.get('step')}: passes of "
+        f"{count(event.get('micro_batch_tokens'))} tokens instead of {count(event.get('before'))}; "
+        "the effective batch stays"
     )
 
 
@@ -107,7 +109,8 @@ def _proof(event: Event) -> str:
         return "proof failed: " + "; ".join(str(failure) for failure in failures)
     line = (
         f"proof passed: {event.get('tensors')} tensors reloaded from disk, logits differ by "
-        f"{number(event.get('logit_difference'), '.1e')} (tolerance {number(event.get('tolerance'), '.0e')})"
+        f"{number(event.get('logit_difference'), '.1e')} "
+        f"(tolerance {number(event.get('tolerance'), '.0e')})"
     )
     if event.get("moved_from_base") is not None:
         line += f", moved {number(event.get('moved_from_base'), '.2g')} from the base"
@@ -117,7 +120,8 @@ def _proof(event: Event) -> str:
 def _answers(event: Event) -> str:
     answers = event.get("answers") or []
     stopped = sum(at(answer, "stopped") is True for answer in answers)
-    return f"answered {len(answers)} questions before and after, {stopped} ended by themselves"
+    asked = counted(len(answers), "question")
+    return f"answered {asked} before and after, {stopped} ended by themselves"
 
 
 def _succeeded(event: Event) -> str:

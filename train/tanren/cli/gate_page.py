@@ -175,7 +175,7 @@ def _rates(rate: float, method: Summary) -> str:
 
 
 def show_preview(console: Console, preview: Sequence[Pieces]) -> None:
-    """The first rows as the model reads them; what is trained stands out, in colour or between marks."""
+    """The first rows as the model reads them; what is trained is coloured or between marks."""
     if not preview:
         return
     colours = console.is_terminal and console.color_system is not None and not console.no_color

@@ -21,9 +21,10 @@ MEASURED_STEPS = 6
 
 
 def measure(gate: Gate, observer: Observer) -> dict[str, Any]:
-    """Train a few steps in a folder that is thrown away; time, energy and memory of the whole run from their rate.
+    """Train a few steps in a folder that is thrown away; what they say about the whole run.
 
-    The device's power is its board's limit, so energy is an upper bound; None where the limit is not known.
+    The device's power is its board's limit, so energy is an upper bound; None where the limit is
+    not known.
     """
     from tanren import pipeline
     from tanren.estimate import Speed, training_energy, training_time

@@ -8,7 +8,7 @@ import typer
 
 Json = Annotated[
     bool,
-    # `main` looks for it before anything is parsed, so that mistakes of the command line are JSON too.
+    # `main` looks for it before parsing, so that mistakes of the command line are JSON too.
     typer.Option("--json", help="One JSON document on stdout, everything else on stderr."),
 ]
 Run = Annotated[
@@ -19,7 +19,7 @@ Items = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="CONFIG.yaml|DATA.jsonl  key.path=value...",
-        help="Settings (YAML) or data (JSONL), then settings to change; `tanren config` lists them.",
+        help="Settings (YAML) or data (JSONL), then settings to change (see `tanren config`).",
         show_default=False,
     ),
 ]

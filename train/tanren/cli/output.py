@@ -32,7 +32,7 @@ def rank() -> int:
 
 @dataclass
 class Output:
-    """Where a command writes. `console` is for people: stdout, or stderr when stdout is for a document."""
+    """Where a command writes. `console` is for people: stdout, or stderr beside a document."""
 
     console: Console
     errors: Console
@@ -62,7 +62,7 @@ class Output:
         return error.exit_code
 
     def fail_with_bug(self, error: Exception) -> int:
-        """An exception that nobody foresaw: ours to mend, so it is shown whole, from every process."""
+        """An exception that nobody foresaw: ours to mend, so every process shows it whole."""
         trace = "".join(traceback.format_exception(error))
         message = f"a bug in tanren: {type(error).__name__}: {error}"
         self.errors.print(text(trace), soft_wrap=True)
@@ -103,7 +103,7 @@ class Output:
 
 
 def encode(document: Mapping[str, Any]) -> bytes:
-    """A JSON document in UTF-8 with a newline at its end. Numbers that JSON lacks (NaN) become null."""
+    """A JSON document in UTF-8 and a newline. Numbers that JSON lacks (NaN) become null."""
     value = plain(document)
     shown = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False)
     try:
@@ -129,7 +129,7 @@ def plain(value: Any) -> Any:
 
 @contextlib.contextmanager
 def opened(*, as_json: bool) -> Iterator[Output]:
-    """The output of one command. Processes other than torchrun's first print nothing of their work."""
+    """The output of one command. Of torchrun's processes the first alone tells of its work."""
     silent = rank() != 0
     with contextlib.ExitStack() as stack:
         stream = stack.enter_context(stdout_for_document()) if as_json else None

@@ -39,18 +39,18 @@ class Flags:
     method: str | None = None
     validation: str | None = None
 
-    def given(self) -> dict[str, tuple[str, str]]:
-        """Setting -> (option, value)."""
-        options = {
-            "model.name": ("--model", self.model),
-            "method.name": ("--method", self.method),
-            "data.validation": ("--valid", self.validation),
+    def options(self) -> dict[str, str | None]:
+        """Option -> value, as a person wrote it."""
+        return {"--model": self.model, "--method": self.method, "--valid": self.validation}
+
+    def overrides(self) -> list[str]:
+        """As `key=value`, for those that were given."""
+        settings = {
+            "model.name": self.model,
+            "method.name": self.method,
+            "data.validation": self.validation,
         }
-        return {
-            setting: (option, value)
-            for setting, (option, value) in options.items()
-            if value is not None
-        }
+        return [f"{key}={quoted(value)}" for key, value in settings.items() if value is not None]
 
 
 def read_items(words: Sequence[str]) -> Items:
@@ -89,11 +89,10 @@ def require_values(options: Mapping[str, str | None]) -> None:
 def configuration(items: Items, flags: Flags, *, command: str) -> RunConfig:
     """The settings that a command line means.
 
-    Raises UserError where there is neither YAML nor data, ConfigError with every fault in the settings.
+    Raises UserError where there is no file, ConfigError with every fault in the settings.
     """
     from tanren.config import load
 
-    require_values({option: value for option, value in flags.given().values()})
     if items.source is None:
         raise mistake(
             f"tanren {command}",
@@ -102,8 +101,7 @@ def configuration(items: Items, flags: Flags, *, command: str) -> RunConfig:
             f"write `tanren {command} DATA.jsonl --model MODEL`",
         )
     _require_file_of_its_kind(items.source, command)
-    overrides = [f"{key}={quoted(value)}" for key, (_, value) in flags.given().items()]
-    overrides.extend(items.overrides)
+    overrides = [*flags.overrides(), *items.overrides]
     if items.is_yaml:
         return load(items.source, overrides)
     try:

@@ -15,6 +15,7 @@ from tanren.cli.display import (
     heading,
     number,
     row,
+    shell,
     size,
     table,
     text,
@@ -31,8 +32,8 @@ def show_result(console: Console, result: Mapping[str, Any], run: str) -> None:
     style = "bold green" if proof.get("passed") is True else "bold red"
     console.print(text(describe({"event": "proof", **proof}), style), soft_wrap=True)
     console.print()
-    console.print(text(f"talk to it:  tanren chat {run} --base"), soft_wrap=True)
-    console.print(text(f"look at it:  tanren runs show {run}"), soft_wrap=True)
+    console.print(text(f"talk to it:  tanren chat {shell(run)} --base"), soft_wrap=True)
+    console.print(text(f"look at it:  tanren runs show {shell(run)}"), soft_wrap=True)
 
 
 def result_facts(result: Mapping[str, Any]) -> list[tuple[str, object]]:

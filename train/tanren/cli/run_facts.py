@@ -1,4 +1,4 @@
-"""What can be said about runs, read from their directories: plain JSON values, no display, no torch."""
+"""What can be said about runs, read from their directories: plain JSON values, no torch."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from tanren.cli.display import at
+from tanren.cli.display import at, shell
+from tanren.config import RunConfig
 from tanren.errors import ConfigError, RunError
 from tanren.rundir import RunDirectory, State, read_json
 
 Facts = dict[str, Any]
 
 LAST_EVENTS = 12
-_ENDS = ("succeeded", "failed", "interrupted")
-_BEGINS = ("created", "started")
+_IDLE = ("created", "succeeded", "failed", "interrupted")
 
 
 def summary(run: RunDirectory) -> Facts:
     """One line about a run. What cannot be read is None, and `problem` says why."""
     events = run.events()
     settings, problem = settings_of(run)
-    last_step = next((e for e in reversed(events) if e.get("event") == "step"), {})
+    last_step: Facts = next((e for e in reversed(events) if e.get("event") == "step"), {})
     result = at(next((e for e in reversed(events) if e.get("event") == "succeeded"), {}), "result")
     return {
         "id": run.name,
@@ -46,26 +46,42 @@ def settings_of(run: RunDirectory) -> tuple[Facts | None, str | None]:
         return None, str(error)
 
 
-def worked_seconds(events: list[Facts]) -> float | None:
-    """Time at work: from each beginning to the end, or to the last sign of life, after it.
+def chosen(settings: Facts) -> tuple[Facts, int]:
+    """Settings that are not defaults, with the four that name a run; how many others there are."""
+    named = {
+        "model": {"name": settings["model"]["name"]},
+        "data": {"train": settings["data"]["train"]},
+        "method": {"name": settings["method"]["name"]},
+    }
+    defaults = flatten(RunConfig.model_validate(named).model_dump(mode="json"))
+    everything = flatten(settings)
+    always = ("model.name", "data.train", "method.name", "seed")
+    found = {k: v for k, v in everything.items() if k in always or defaults.get(k) != v}
+    return found, len(everything) - len(found)
 
-    The pause between an interruption and its resumption does not count.
+
+def worked_seconds(events: list[Facts]) -> float | None:
+    """Time at work: between events, without the waits.
+
+    A run waits after it was created and after it ended. After a kill it waits until the next
+    process reads the data, which every process does first.
     """
-    total, since, last = 0.0, None, None
+    total, before = 0.0, None
     for event in events:
         moment = _moment(event)
         if moment is None:
             continue
-        kind = event.get("event")
-        if since is not None and last is not None and kind in (*_ENDS, *_BEGINS):
-            total += (moment if kind in _ENDS else last) - since
-            since = None
-        if since is None and kind not in _ENDS:
-            since = moment
-        last = moment
-    if since is not None and last is not None:
-        total += last - since
+        if before is not None and not _waited(before[1], event):
+            total += moment - before[0]
+        before = moment, event
     return round(total, 3) if events else None
+
+
+def _waited(before: Facts, after: Facts) -> bool:
+    if before.get("event") in _IDLE:
+        return True
+    begins = after.get("event") == "stage" and after.get("name") == "data"
+    return begins and before.get("event") != "stage"
 
 
 def _moment(event: Mapping[str, Any]) -> float | None:
@@ -118,24 +134,25 @@ def _json_of(path: Any) -> Any:
 
 def next_step(run: RunDirectory, state: State) -> Facts:
     """The command that goes on from a state, and what it does (T25)."""
+    where = shell(run.path)
     if state == "succeeded":
-        return _next(f"tanren chat {run.path} --base", "talk to it, beside its base")
+        return _next(f"tanren chat {where} --base", "talk to it, beside its base")
     if state == "running":
-        return _next(f"tail -f {run.events_file}", f"watch process {run.owner()} work")
+        return _next(f"tail -f {shell(run.events_file)}", f"watch process {run.owner()} work")
     complete = run.complete_checkpoints()
     if complete:
-        return _next(f"tanren train --resume {run.path}", f"go on after step {complete[-1].step}")
+        return _next(f"tanren train --resume {where}", f"go on after step {complete[-1].step}")
     if state == "created":
-        return _next(f"tanren run {run.path}", "carry it out")
+        return _next(f"tanren run {where}", "carry it out")
     why = "begin anew: no checkpoint was saved"
-    return _next(f"tanren train {run.config_file}", why)
+    return _next(f"tanren train {shell(run.config_file)}", why)
 
 
 def _next(command: str, meaning: str) -> Facts:
     return {"command": command, "meaning": meaning}
 
 
-# --- what differs between two runs ------------------------------------------------------------------------------------
+# --- what differs between two runs ---------------------------------------------------------------
 
 _PLACES = ("config", "data", "environment", "result")
 # Names of the run itself, and what only repeats other parts.
@@ -148,7 +165,7 @@ _LEFT_OUT = {
 
 
 def difference(a: RunDirectory, b: RunDirectory) -> Facts:
-    """Part -> dotted key -> [value in a, value in b], where they are not equal. A missing value is None."""
+    """Part -> dotted key -> [value in a, value in b], where they differ. None: there is none."""
     left, right = _comparable(a), _comparable(b)
     differing = {}
     for place in _PLACES:
@@ -171,7 +188,6 @@ def _comparable(run: RunDirectory) -> dict[str, Facts]:
         "environment": _json_of(run.environment_file),
         "result": _json_of(run.result_file),
     }
-    state = {"state": run.state()}
     flat = {
         place: flatten(
             {
@@ -182,7 +198,7 @@ def _comparable(run: RunDirectory) -> dict[str, Facts]:
         )
         for place in _PLACES
     }
-    return {**flat, "result": {**state, **flat["result"]}}
+    return {**flat, "result": {**flat["result"], "state": run.state()}}
 
 
 def _data(record: Any) -> Facts:

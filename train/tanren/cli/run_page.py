@@ -96,14 +96,15 @@ def show_run(console: Console, run: Mapping[str, Any]) -> None:
 
 
 def _settings(console: Console, run: Mapping[str, Any]) -> None:
-    from tanren.cli.run_facts import flatten
+    from tanren.cli.run_facts import chosen
 
     heading(console, "Settings")
     if run["config"] is None:
         console.print(text(run["problem"], "yellow"))
         return
-    pairs = [(key, _value(value)) for key, value in flatten(run["config"]).items()]
-    console.print(facts(pairs))
+    settings, others = chosen(run["config"])
+    console.print(facts((key, _value(value)) for key, value in settings.items()))
+    console.print(text(f" and {others} defaults (config.yaml has them all)", "dim"))
 
 
 def _data(console: Console, data: Any) -> None:
@@ -116,9 +117,11 @@ def _data(console: Console, data: Any) -> None:
             ledger = file.get("ledger") or {}
             trained = (ledger.get("trained_whole") or 0) + (ledger.get("trained_cut") or 0)
             line = (
-                f"{name}: {file.get('path')}, {count(trained)} of {count(ledger.get('source_rows'))} rows "
-                f"trained ({count(ledger.get('trained_cut'))} cut), {count(ledger.get('trained_tokens'))} of "
-                f"{count(ledger.get('tokens'))} tokens trained, sha256 {str(file.get('sha256'))[:12]}"
+                f"{name}: {file.get('path')}, {count(trained)} of "
+                f"{count(ledger.get('source_rows'))} rows trained "
+                f"({count(ledger.get('trained_cut'))} cut), "
+                f"{count(ledger.get('trained_tokens'))} of {count(ledger.get('tokens'))} tokens "
+                f"trained, sha256 {str(file.get('sha256'))[:12]}"
             )
             console.print(text(line), soft_wrap=True)
 
@@ -128,7 +131,7 @@ def _events(console: Console, events: Sequence[Mapping[str, Any]]) -> None:
         return
     heading(console, "Last events")
     for event in events:
-        line = text(f"{local_time(str(event.get('time')))}  ", "dim")
+        line = text(local_time(str(event.get("time")), "%H:%M:%S  "), "dim")
         line.append_text(text(describe(event)))
         console.print(line, soft_wrap=True)
 

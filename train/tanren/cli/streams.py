@@ -1,4 +1,4 @@
-"""Standard streams: readable on any locale, alone for a JSON document, and calm when the reader leaves."""
+"""Standard streams: readable on any locale, alone for a document, calm when the reader leaves."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ _SAMPLE = "日本語 é … ━ ▇"
 def prepare() -> None:
     """Make stdin, stdout and stderr exist and carry any text (T26).
 
-    An encoding that cannot hold Japanese (ASCII, Latin-1) becomes UTF-8 unless PYTHONIOENCODING asks for it. Whatever
-    still cannot be encoded, such as half of a damaged file name, is written as `\\udce6`, never raised.
+    An encoding that cannot hold Japanese (ASCII, Latin-1) becomes UTF-8 unless PYTHONIOENCODING
+    asks for it. Whatever still cannot be encoded, such as half of a damaged file name, is written
+    as `\\udce6`, never raised.
     """
     _open_closed_descriptors()
     for stream in (sys.stdout, sys.stderr):
@@ -52,7 +53,7 @@ def _encoding(stream: TextIOWrapper) -> str:
 
 @contextlib.contextmanager
 def stdout_for_document() -> Iterator[BinaryIO]:
-    """The real stdout as bytes; everything else that writes to stdout, C libraries included, goes to stderr."""
+    """The real stdout as bytes; all else that is written there, by C code too, is on stderr."""
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)

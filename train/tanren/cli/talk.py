@@ -35,7 +35,7 @@ def talk(
     with_base: bool,
     read: Callable[[str], str] = input,
 ) -> None:
-    """Read, answer, again, until /exit or the end of input. `read` shows a prompt and returns a line."""
+    """Read and answer until /exit or the end of input. `read` shows a prompt, returns a line."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - gives `input` editing and history
     console.print(text(f"{asker.session.name}: /help lists commands, Ctrl-D leaves", "dim"))
@@ -106,7 +106,7 @@ class _Room:
         self._console.print(text(words, "dim"))
 
     def answer(self, message: str) -> None:
-        """Both sides or one, shown while they are written. What Ctrl-C stopped is remembered as far as it got."""
+        """Show answers while they are written. One that Ctrl-C stopped is remembered so far."""
         sides = [TUNED, BASE] if self._with_base else [TUNED]
         answers: dict[str, str] = {}
         wide = len(sides) > 1 and self._console.width >= WIDE

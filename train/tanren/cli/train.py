@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from tanren.cli.display import heading, text
+from tanren.cli.display import heading, shell, text
 from tanren.cli.options import Items, Json, MethodName, Model, Run, Validation
 from tanren.cli.output import Output, mistake, of
-from tanren.cli.request import Flags, configuration, quoted, read_items, require_values
+from tanren.cli.request import Flags, configuration, read_items, require_values
 from tanren.errors import Fault, RunError, TanrenError, UserError
 
 if TYPE_CHECKING:
@@ -50,18 +50,17 @@ def train(
 
     \b
     tanren train chats.jsonl --model Qwen/Qwen3-0.6B
-    tanren train chats.jsonl --model Qwen/Qwen3-8B --method qlora --valid held-out.jsonl
+    tanren train chats.jsonl --model Qwen/Qwen3-8B --method qlora
     tanren train config.yaml training.num_epochs=5 --out runs/mine
     tanren train --resume runs/mine
     """
     output = of(context)
-    found = read_items(items or ())
     flags = Flags(model=model, method=method, validation=valid)
-    require_values({"--out": out, "--resume": resume})
-    require_values({option: value for option, value in flags.given().values()})
+    require_values({**flags.options(), "--out": out, "--resume": resume})
+    found = read_items(items or ())
     if resume is not None:
         _refuse_beside_resume({"--out": out, "--dry-run": dry_run or None, "file": found.source})
-        run = _resumed(resume, [*_overrides(flags), *found.overrides], accept_changes)
+        run = _resumed(resume, [*flags.overrides(), *found.overrides], accept_changes)
         _execute(output, run, resume=True, accept_changes=accept_changes)
         return
     if accept_changes:
@@ -70,7 +69,8 @@ def train(
     if dry_run:
         _dry_run(output, config)
         return
-    from tanren import pipeline
+    with output.errors.status("starting"):
+        from tanren import pipeline
 
     run = pipeline.start(config, Path(out) if out is not None else None)
     _execute(output, run)
@@ -96,10 +96,6 @@ def run(
     _execute(of(context), RunDirectory.open(directory), resume=resume)
 
 
-def _overrides(flags: Flags) -> list[str]:
-    return [f"{key}={quoted(value)}" for key, (_, value) in flags.given().items()]
-
-
 def _refuse_beside_resume(given: dict[str, object]) -> None:
     faults = [
         Fault(name, f"{value} beside --resume", "--resume alone", f"leave {name} away")
@@ -111,7 +107,7 @@ def _refuse_beside_resume(given: dict[str, object]) -> None:
 
 
 def _resumed(name: str, overrides: list[str], accept_changes: bool) -> RunDirectory:
-    """The run to go on with. Changed settings are written to it only when that was asked for (T6)."""
+    """The run to go on with. Changed settings are written to it only when asked for (T6)."""
     from tanren.rundir import RunDirectory
 
     run = RunDirectory.open(name)
@@ -185,5 +181,5 @@ def _execute(
 
 
 def _say_where(output: Output, run: RunDirectory) -> None:
-    words = f"what happened is kept: tanren runs show {run.path}"
+    words = f"what happened is kept: tanren runs show {shell(run.path)}"
     output.console.print(text(words), soft_wrap=True)

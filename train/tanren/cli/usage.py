@@ -14,18 +14,21 @@ _UNKNOWN_OPTION = re.compile(r"No such option:? '?(?P<name>-{1,2}[^\s'.]+)")
 _UNKNOWN_COMMAND = re.compile(r"No such command '(?P<name>[^']*)'")
 _NO_VALUE = re.compile(r"Option '(?P<name>[^']+)' requires an argument")
 _MISSING = re.compile(r"Missing (?P<kind>\w+) '?(?P<name>[^'.]+)'?")
-_EXTRA = re.compile(r"Got unexpected extra arguments? \((?P<name>.*)\)")
+_EXTRA = re.compile(r"Got unexpected extra argument(?:\(s\)|s)? \((?P<name>.*)\)")
 _WRONG = re.compile(r"Invalid value for (?P<name>[^:]+): (?P<why>.*)", re.DOTALL)
 
 
-def usage_error(message: str, context: Any) -> UserError:
-    """From the parser's message and its context (None, or the command that was being read)."""
-    where = context.command_path if context is not None else "tanren"
-    fault = _fault(message, where, context)
-    return UserError("the command line is not understood", [fault])
+def usage_error(message: str, context: Any, words: Sequence[str]) -> UserError:
+    """From the parser's message, its context (None where it has none) and the command line."""
+    if context is not None:
+        where = context.command_path
+    else:
+        where = " ".join(["tanren", *(word for word in words[:1] if word.isalpha())])
+    return UserError("the command line is not understood", [_fault(message, where, context)])
 
 
 def _fault(message: str, where: str, context: Any) -> Fault:
+    see_help = f"see {where} --help"
     if found := _UNKNOWN_OPTION.search(message):
         return _unknown_option(found["name"], where, context)
     if found := _UNKNOWN_COMMAND.search(message):
@@ -33,16 +36,14 @@ def _fault(message: str, where: str, context: Any) -> Fault:
     if found := _NO_VALUE.search(message):
         return Fault(where, f"{found['name']} without a value", "a value after it", "add it")
     if found := _EXTRA.search(message):
-        return Fault(where, f"also {found['name']}", "fewer arguments", f"see {where} --help")
+        return Fault(where, f"also {found['name']}", "fewer arguments", see_help)
     if found := _WRONG.search(message):
-        name = found["name"].strip("'")
-        return Fault(
-            f"{where} {name}", found["why"].strip().rstrip("."), "a value of its kind", "change it"
-        )
+        option, why = found["name"].strip("'"), found["why"].strip().rstrip(".")
+        return Fault(f"{where} {option}", f"a wrong value ({why})", "one of its kind", see_help)
     if found := _MISSING.search(message):
-        return Fault(where, f"no {found['name'].strip()}", "one", f"see {where} --help")
-    found_text = message.strip().rstrip(".").replace("\n", " ") or "nothing"
-    return Fault(where, found_text, "arguments as its help shows", f"see {where} --help")
+        return Fault(where, f"no {found['name'].strip()}", "one", see_help)
+    told = message.strip().rstrip(".").replace("\n", " ") or "nothing"
+    return Fault(where, told, "arguments as its help shows", see_help)
 
 
 def _unknown_option(name: str, where: str, context: Any) -> Fault:

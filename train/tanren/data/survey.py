@@ -1,4 +1,6 @@
-"""One pass over the data files before anything is loaded: every fault, every repeat, all counts. No torch."""
+"""One pass over the data files before anything is loaded: every fault, every repeat, all counts. No
+torch.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ class FileSurvey:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """Training file, validation file where there is one, and what repeats within and between them."""
+    """Training file, validation file where there is one, and what repeats within and between
+    them.
+    """
 
     train: FileSurvey
     validation: FileSurvey | None
@@ -77,12 +81,15 @@ class Survey:
         }
 
     def require_sound(self, *, skip_faulty: bool = False) -> None:
-        """Raise DataError with every fault, unless faulty rows are to be left out and others remain."""
+        """Raise DataError with every fault, unless faulty rows are to be left out and others
+        remain.
+        """
         bare = [f for f in self.files if f.counts.examples == 0]
         if (self.fault_count and not skip_faulty) or bare:
             rows = sum(file.counts.refused for file in self.files)
             raise DataError(
-                f"{self.fault_count} faults in {rows} of {sum(f.counts.examples for f in self.files) + rows} rows",
+                f"{self.fault_count} faults in {rows} of "
+                f"{sum(f.counts.examples for f in self.files) + rows} rows",
                 self.faults,
             )
 
@@ -90,7 +97,9 @@ class Survey:
 def survey(
     path: Path, *, against: Path | None = None, on_progress: Progress | None = None
 ) -> Survey:
-    """Read `path`, and `against` as its validation file. Raises DataError for a file that is no chat JSONL at all."""
+    """Read `path`, and `against` as its validation file. Raises DataError for a file that is no
+    chat JSONL at all.
+    """
     finder = DuplicateFinder()
     train = _read(path, finder.add_train, on_progress)
     validation = _read(against, finder.add_validation, on_progress) if against is not None else None
@@ -154,6 +163,7 @@ def _duplicate_warnings(report: DuplicateReport) -> list[str]:
             said.append(f"{finding.count} {name}, first {first.second} (see {first.first})")
     if report.train.rows > report.train.near_rows:
         said.append(
-            f"near repeats were looked for in the first {report.train.near_rows:,} of {report.train.rows:,} rows"
+            f"near repeats were looked for in the first {report.train.near_rows:,} of "
+            f"{report.train.rows:,} rows"
         )
     return said

@@ -19,7 +19,7 @@ from tanren.encode.rows import EncodeSettings
 from tanren.template import ChatRenderer, backend_of
 
 ENCODE_VERSION = 1
-"""Counts up when the same input would encode to something else; older files are then never found."""
+"""Counts up when the same input encodes to something else; older files are then never found."""
 
 _LEDGER, _SOURCES = "ledger", "sources"
 
@@ -32,7 +32,7 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Miss:
-    """`broken` says what is wrong with a file that is there but cannot be used; None where there is none."""
+    """Nothing to be had. `broken` tells what is wrong with a file that is there; None: no file."""
 
     broken: str | None = None
 

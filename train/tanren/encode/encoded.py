@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tanren.template import backend_of
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
@@ -55,8 +57,7 @@ class Encoded:
     @property
     def trained_lengths(self) -> NDArray[np.int64]:
         """(sequences) trained tokens of each; at least 1."""
-        before = np.concatenate(([0], np.cumsum(self.trained, dtype=np.int64)))
-        return np.diff(before[self.offsets])
+        return np.add.reduceat(self.trained, self.offsets[:-1], dtype=np.int64)
 
     def row(self, index: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """(input_ids, labels) of a sequence, each (length) int32; labels are ids or `IGNORED`.
@@ -158,11 +159,12 @@ class EncodedBuilder:
 def trained_text(
     encoded: Encoded, index: int, tokenizer: PreTrainedTokenizerFast
 ) -> list[tuple[str, bool]]:
-    """The text of a sequence as pieces (text, is it trained), for a preview. Control tokens are shown.
+    """The text of a sequence, control tokens too, as pieces (text, is it trained), for a preview.
 
     Pieces come from decoding ever longer prefixes: SentencePiece drops a space at the start of what
     it decodes, so a piece decoded alone would lose it.
     """
+    backend = backend_of(tokenizer)
     ids, labels = encoded.row(index)
     trained = labels != IGNORED
     changes = np.flatnonzero(np.diff(trained)) + 1
@@ -170,9 +172,7 @@ def trained_text(
     before = ""
     start = 0
     for end in [*changes.tolist(), len(ids)]:
-        text = tokenizer.decode(
-            ids[:end].tolist(), skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
+        text = backend.decode(ids[:end].tolist(), skip_special_tokens=False)
         pieces.append((text[len(before) :], bool(trained[start])))
         before, start = text, end
     return pieces

@@ -1,7 +1,7 @@
 """Accounts for every row and token between the data file and the trainer.
 
-A law holds at all times (`Ledger.check`): each source row is in exactly one of trained whole, trained
-cut, refused; and the tokens of the trained rows are either kept or cut.
+A law holds at all times (`Ledger.check`): each source row is in exactly one of trained whole,
+trained cut, refused; and the tokens of the trained rows are either kept or cut.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`Example` + chat template -> `input_ids`, `labels`, and the ledger that accounts for all of it."""
+"""`Example` + chat template -> token ids, labels, and the ledger that accounts for all of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tanren.chat import Example
 from tanren.encode.encoded import Encoded, EncodedBuilder
 from tanren.encode.ledger import NUM_LONGEST, Ledger, Lengths, LongRow
 from tanren.encode.notes import RowNotes
-from tanren.encode.spans import Sequence, SpanTokens
+from tanren.encode.spans import SpanTokens, TokenSequence
 from tanren.errors import ConfigError, Fault, UserError
 from tanren.template import ChatRenderer, Rendered, TrainOn, backend_of
 
@@ -37,7 +37,8 @@ class EncodeSettings:
     """How rows become sequences. Raises ConfigError where the numbers cannot work.
 
     model_max_length  tokens that the model's positions allow
-    max_length        tokens a sequence may have; "auto": the longest row, at most `model_max_length`
+    max_length        tokens a sequence may have; "auto": the longest row, at most
+                      `model_max_length`
     train_on          train every reply whose weight is not 0, or only the last of them
     truncation        "end": longer rows keep their start; "refuse": longer rows are not trained
     """
@@ -150,7 +151,7 @@ class _Encoder:
         backend = backend_of(self._renderer.tokenizer)
         return backend.encode_batch(texts, add_special_tokens=False)
 
-    def _sequences(self, row: _Row, encodings: list[Encoding]) -> list[Sequence] | None:
+    def _sequences(self, row: _Row, encodings: list[Encoding]) -> list[TokenSequence] | None:
         """The row's sequences; None where prompt and reply of one cannot be told apart."""
         found = [
             self._spans.sequence(encoding, rendered)
@@ -159,7 +160,7 @@ class _Encoder:
         if None in found and len(row.rendered[0].prompts) > 1:
             row.rendered = self._renderer.turns(row.example, self._settings.train_on, split=True)
             return self._sequences(row, self._encoded(row.rendered))
-        sequences: list[Sequence] = []
+        sequences: list[TokenSequence] = []
         for one, rendered, encoding in zip(found, row.rendered, encodings, strict=True):
             if one is None:
                 self.ledger.boundary_encodings += 1
@@ -169,16 +170,16 @@ class _Encoder:
             sequences.append(one)
         return sequences
 
-    def _book(self, row: _Row, sequences: list[Sequence]) -> None:
+    def _book(self, row: _Row, sequences: list[TokenSequence]) -> None:
         limit = self._settings.limit
         longest = max(len(sequence.ids) for sequence in sequences)
         self._remember_long(longest, row.where)
+        if not any(sequence.spans for sequence in sequences):
+            self._refuse_joined(row)
+            return
         kept = [sequence for sequence in sequences if sequence.trained_before(limit) > 0]
         if longest > limit and (not kept or self._settings.truncation == "refuse"):
             self._refuse_long(row, sequences, longest)
-            return
-        if not kept:
-            self._refuse_joined(row)
             return
         for sequence in kept:
             ids = sequence.ids if len(sequence.ids) <= limit else sequence.ids[:limit]
@@ -190,7 +191,7 @@ class _Encoder:
             self.ledger.trained_whole += 1
         self._notes.book(row.example, row.rendered)
 
-    def _book_cut(self, row: _Row, sequences: list[Sequence], limit: int) -> None:
+    def _book_cut(self, row: _Row, sequences: list[TokenSequence], limit: int) -> None:
         """Tokens of a row that is trained without its end. A dropped sequence is lost whole."""
         ledger = self.ledger
         ledger.trained_cut += 1
@@ -204,9 +205,9 @@ class _Encoder:
                 ledger.cut_replies += start < limit < end
                 ledger.lost_replies += start >= limit
 
-    def _refuse_long(self, row: _Row, sequences: list[Sequence], longest: int) -> None:
+    def _refuse_long(self, row: _Row, sequences: list[TokenSequence], longest: int) -> None:
         limit = self._settings.limit
-        first = min(sequence.spans[0][0] for sequence in sequences) + 1
+        first = 1 + min(start for sequence in sequences for start, _ in sequence.spans)
         fits = longest <= self._settings.model_max_length
         remedy = (
             f"set data.max_length to {longest} or more"
@@ -226,7 +227,7 @@ class _Encoder:
     def _refuse_joined(self, row: _Row) -> None:
         fault = Fault(
             where=row.where,
-            found="a reply whose first characters the tokenizer joins with the end of its prompt",
+            found="a reply that the tokenizer joins with its prompt, so that no token is its own",
             expected="a reply that has tokens of its own",
             remedy="remove white space or control characters at the reply's start",
         )

@@ -1,4 +1,4 @@
-"""From trained characters to trained tokens, with proof that the prompt's tokens are inference's."""
+"""From trained characters to trained tokens, with proof that prompts are inference's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _KEPT_TAIL_CHARACTERS = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Sequence:
+class TokenSequence:
     """One training sequence: token ids, and the trained tokens as [start, end) spans in order."""
 
     ids: list[int]
@@ -29,10 +29,10 @@ class Sequence:
 class SpanTokens:
     """Finds the tokens of `Rendered.spans` in an encoded text.
 
-    A text is encoded whole, so the tokens before a reply could differ from those that inference gets
-    when it encodes the prompt alone. They cannot differ before the last added token of the prompt:
-    a tokenizer cuts those out first. So only the few characters from there to the reply are encoded
-    once more and compared; where a prompt has no added token, the whole prompt is.
+    A text is encoded whole, so the tokens before a reply could differ from those that inference
+    gets when it encodes the prompt alone. They cannot differ before the last added token of the
+    prompt: a tokenizer cuts those out first. So only the few characters from there to the reply
+    are encoded once more and compared; where a prompt has no added token, the whole prompt is.
     """
 
     def __init__(self, renderer: ChatRenderer) -> None:
@@ -41,8 +41,8 @@ class SpanTokens:
         self._whole_replies = not renderer.facts.has_generation_markers
         self._tails: dict[str, list[int]] = {}
 
-    def sequence(self, encoding: Encoding, rendered: Rendered) -> Sequence | None:
-        """None where a token joins a prompt's end and its reply's start: nothing could be proven."""
+    def sequence(self, encoding: Encoding, rendered: Rendered) -> TokenSequence | None:
+        """None where a token joins a prompt's end and its reply's start: nothing is proven."""
         ids: list[int] = encoding.ids
         starts = [self._prompt_length(encoding, ids, rendered.text, p) for p in rendered.prompts]
         if None in starts:
@@ -50,10 +50,10 @@ class SpanTokens:
         if self._whole_replies:
             ends = [self._end_of_turn(encoding, ids, end) for _, end in rendered.spans]
             spans = [(s, e) for s, e in zip(starts, ends, strict=True) if s is not None and e]
-            return Sequence(ids, spans) if len(spans) == len(ends) else None
-        return Sequence(ids, self._inner_spans(encoding, ids, rendered.spans))
+            return TokenSequence(ids, spans) if len(spans) == len(ends) else None
+        return TokenSequence(ids, self._inner_spans(encoding, ids, rendered.spans))
 
-    def joined(self, rendered: Rendered, whole: Encoding) -> Sequence | None:
+    def joined(self, rendered: Rendered, whole: Encoding) -> TokenSequence | None:
         """The ids of the prompt followed by the ids of the reply, for a text with one trained turn.
 
         That is what inference works with, also where encoding the whole text joins the two. None
@@ -69,10 +69,10 @@ class SpanTokens:
         ):
             return None
         if self._whole_replies:
-            return Sequence(ids, [(len(prompt), len(ids))])
+            return TokenSequence(ids, [(len(prompt), len(ids))])
         shifted = tuple((start - cut, end - cut) for start, end in rendered.spans)
         inner = self._inner_spans(reply, reply.ids, shifted)
-        return Sequence(ids, [(s + len(prompt), e + len(prompt)) for s, e in inner])
+        return TokenSequence(ids, [(s + len(prompt), e + len(prompt)) for s, e in inner])
 
     def _encode(self, text: str) -> Encoding:
         return self._backend.encode(text, add_special_tokens=False)
@@ -80,15 +80,12 @@ class SpanTokens:
     def _prompt_length(
         self, encoding: Encoding, ids: list[int], text: str, prompt: int
     ) -> int | None:
-        """Tokens of `text[:prompt]` within `ids`; None where they are not those of the prompt alone."""
-        last = _token_at_or_before(encoding, prompt - 1)
-        while last is not None and last >= 0 and ids[last] not in self._added:
-            last -= 1
-        if last is None or last < 0:
-            first, tail = 0, text[:prompt]
-        else:
-            first, tail = last, text[encoding.token_to_chars(last)[0] : prompt]
-        expected = self._tail_ids(tail)
+        """Tokens of `text[:prompt]` in `ids`; None where they are not those of the prompt alone."""
+        first = _token_at_or_before(encoding, prompt - 1)
+        while first > 0 and ids[first] not in self._added:
+            first -= 1
+        place = encoding.token_to_chars(first) if first > 0 else None
+        expected = self._tail_ids(text[place[0] if place else 0 : prompt])
         length = first + len(expected)
         return length if ids[first:length] == expected else None
 
@@ -101,7 +98,7 @@ class SpanTokens:
         return ids
 
     def _end_of_turn(self, encoding: Encoding, ids: list[int], end: int) -> int | None:
-        """The token after the one that ends the turn; None where the tokenizer saw no such token."""
+        """The token after the end of turn; None where the tokenizer saw no such token."""
         token = encoding.char_to_token(end - 1)
         return token + 1 if token is not None and ids[token] in self._added else None
 
@@ -110,7 +107,7 @@ class SpanTokens:
     ) -> list[tuple[int, int]]:
         """Tokens that lie wholly within spans that a template's own markers set.
 
-        An added token may have swallowed white space behind it (Phi-3's do) and counts all the same.
+        An added token may have swallowed white space behind it (Phi-3's do) and counts.
         """
         found: list[tuple[int, int]] = []
         for start, end in spans:
@@ -124,11 +121,11 @@ class SpanTokens:
         return found
 
 
-def _token_at_or_before(encoding: Encoding, position: int) -> int | None:
-    """The token of the last character, up to `position`, that has one (normalising removes some)."""
+def _token_at_or_before(encoding: Encoding, position: int) -> int:
+    """The token of the last character up to `position` that has one (normalising removes some)."""
     while position >= 0:
         token = encoding.char_to_token(position)
         if token is not None:
             return token
         position -= 1
-    return None
+    return 0

@@ -1,11 +1,13 @@
 """Compiles chat templates the way inference does: same sandbox, same filters, same white space.
 
-The text that `tokenizer.apply_chat_template` renders and the text that this engine renders are equal byte for byte (a
-test holds every stock template to that). Compiling once and calling the compiled function is about half the price per row.
-Two things are added, neither of which changes a byte:
+The text that `tokenizer.apply_chat_template` renders and the text that this engine renders are
+equal byte for byte (a test holds every stock template to that). Compiling once and calling the
+compiled function is about half the price per row. Two things are added, neither of which changes a
+byte:
 
 * the date that `strftime_now` tells is pinned, so that a run renders the same prompt tomorrow;
-* `{% generation %}` blocks can be rendered with marks around them, so that their place survives macros and captured blocks.
+* `{% generation %}` blocks can be rendered with marks around them, so that their place survives
+  macros and captured blocks.
 """
 
 from __future__ import annotations
@@ -23,12 +25,14 @@ import jinja2.parser
 import jinja2.runtime
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-# Noncharacters of Unicode: no valid interchanged text holds them, so they can stand for "trained from here / to here".
+# Noncharacters of Unicode: no valid interchanged text holds them, so they can stand for "trained
+# from here / to here".
 OPEN_MARK = "\ufdd0"
 CLOSE_MARK = "\ufdd1"
 _MARKS = re.compile(f"[{OPEN_MARK}{CLOSE_MARK}]")
 
-# What evaluating somebody else's template on somebody's data can raise. Jinja passes Python's own errors through.
+# What evaluating somebody else's template on somebody's data can raise. Jinja passes Python's own
+# errors through.
 RENDER_ERRORS = (
     jinja2.TemplateError,
     TypeError,
@@ -70,13 +74,13 @@ DEFAULT_TEMPLATE = """\
 {{- 'Assistant:\\n' }}
 {%- endif %}
 """
-"""Plain-text roles for a tokenizer without a template: needs no new token, and each reply ends with `eos_token`."""
+"""Plain-text roles for a tokenizer without a template. No new token; replies end with eos."""
 
 DEFAULT_TEMPLATE_WITH_BOS = "{{- bos_token }}\n" + DEFAULT_TEMPLATE
 
 
 class _GenerationBlock(jinja2.ext.Extension):
-    """`{% generation %} … {% endgeneration %}`: renders its body, between marks when the environment says so."""
+    """Renders the body of `{% generation %}`, between marks where the environment says so."""
 
     tags = {"generation"}  # noqa: RUF012 -- declared by jinja2 as a plain class attribute
 
@@ -105,7 +109,7 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """JSON as it is. Jinja's own filter escapes `<`, `>` and `&` for HTML, which no model has seen."""
+    """JSON as it is. Jinja's own filter escapes `<` and `&` for HTML, which no model has seen."""
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
@@ -114,8 +118,8 @@ def _tojson(
 class CompiledTemplate:
     """One chat template, ready to render many conversations.
 
-    `day` is what `strftime_now` tells the template; every format it asks for is kept in `date_formats`.
-    Raises jinja2.TemplateSyntaxError for a template that is not Jinja.
+    `day` is what `strftime_now` tells the template; each format it asks for is kept in
+    `date_formats`. Raises jinja2.TemplateSyntaxError for a template that is not Jinja.
     """
 
     def __init__(self, source: str, *, day: date, constants: Mapping[str, object]) -> None:
@@ -130,7 +134,8 @@ class CompiledTemplate:
             if self.has_markers
             else self._plain
         )
-        # Every variable but the conversation, laid out once: Jinja would copy them anew for each row.
+        # Every variable but the conversation, laid out once: Jinja would copy them anew for each
+        # row.
         self._constants = {**environment.globals, **constants, "documents": None}
 
     def _environment(self, generation: type[_GenerationBlock]) -> ImmutableSandboxedEnvironment:

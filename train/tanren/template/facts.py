@@ -1,4 +1,4 @@
-"""Asks a chat template questions by rendering tiny conversations with it, and writes the answers down."""
+"""Asks a chat template questions by rendering tiny conversations, and writes down the answers."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from tanren.errors import Fault, ModelError
+from tanren.errors import Fault, ModelError, TanrenError
 from tanren.template.engine import RENDER_ERRORS, CompiledTemplate
 from tanren.template.tokens import AddedTokens
 
 Message = dict[str, Any]
 Written = Literal["written", "left out", "refused"]
 
-# Names under which templates take the switch for reasoning. Qwen3, GLM and SmolLM3 use the first, DeepSeek the second.
+# Names under which templates take the switch for reasoning. Qwen3, GLM and SmolLM3 use the first,
+# DeepSeek the second.
 _THINKING_SWITCHES = ("enable_thinking", "thinking")
 
 # What DeepSeek-R1 writes between its reasoning and its reply.
@@ -41,25 +42,27 @@ _TOOLS: list[Message] = [
 
 @dataclass(frozen=True, slots=True)
 class TemplateFacts:
-    """What the renderer found out about a template; recorded in the run, so that surprises can be explained later.
+    """What the renderer found out about a template; recorded, so that surprises can be explained.
 
     origin                  where the template came from: "tokenizer", "given" or "tanren default"
     end_of_turn             text of the token that ends a reply; it is trained in every reply
     reply_prefix            what the template writes between a prompt and a reply's text
-    reply_suffix            all that the template writes after a reply's text, up to the end of the conversation
-    end_of_turn_offset      where the end of turn ends inside `reply_suffix`; 0 where it is appended
-    end_of_turn_appended    True where the template ends a reply with no special token: `eos_token` is appended
+    reply_suffix            what it writes after a reply's text, up to the conversation's end
+    end_of_turn_offset      where the end of turn ends inside `reply_suffix`; 0 where appended
+    end_of_turn_appended    the template ends a reply with no special token: `eos_token` is appended
     stop_ids                token ids that end generation
     adds_bos                the template writes the tokenizer's BOS itself
-    thinking                "switch": a variable turns reasoning off; "always": the prompt opens it; "none"
+    bos_left_out            the tokenizer adds a BOS to plain text, and the template writes none
+    thinking                "switch": a variable turns reasoning off; "always": the prompt opens it
     thinking_switch         name of that variable
-    thinking_on             what the renderer passes for it; None keeps the template's `thinking_default`
-    reasoning_opener        what the prompt opens and a conversation leaves out (DeepSeek-R1's `<think>`); "" elsewhere
+    thinking_on             what the renderer passes for it; None keeps `thinking_default`
+    reasoning_opener        what the prompt opens and a conversation leaves out (DeepSeek-R1), or ""
     reasoning_closer        what stands between reasoning and reply where there is an opener
     date                    the pinned date, where the template tells today's date
-    system, developer, tool_calls, tool_results, tools    does that part of the data reach the text
-    tool_arguments          how tool-call arguments are handed to the template: as an object or as JSON text
-    short_tool_ids          True where tool-call ids must be nine letters or digits (Mistral): they are rewritten
+    system, developer, tools, tool_calls, tool_results
+                            does that part of the data reach the text
+    tool_arguments          how a call's arguments are handed over: as an object or as JSON text
+    short_tool_ids          call ids must be nine letters or digits (Mistral): they are rewritten
     """
 
     origin: str
@@ -72,6 +75,7 @@ class TemplateFacts:
     end_of_turn_appended: bool
     stop_ids: tuple[int, ...]
     adds_bos: bool
+    bos_left_out: bool
     thinking: Literal["none", "switch", "always"]
     thinking_switch: str | None
     thinking_on: bool | None
@@ -92,12 +96,8 @@ class TemplateFacts:
         return asdict(self)
 
 
-def tool_call(name: str, arguments: object, call_id: str) -> Message:
-    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
-
-
 class TemplateProbe:
-    """Renders the tiny conversations. Each public method answers one question of `TemplateFacts`."""
+    """Renders the tiny conversations. Each method answers one question of `TemplateFacts`."""
 
     def __init__(self, template: CompiledTemplate, added: AddedTokens, *, origin: str) -> None:
         self._template = template
@@ -122,43 +122,42 @@ class TemplateProbe:
         *,
         tools: Sequence[Message] | None = None,
         prompt: bool = False,
+        variables: Mapping[str, object] | None = None,
     ) -> str | None:
         """The text, or None where the template refuses."""
         try:
-            return self.text(messages, tools=tools, prompt=prompt)
+            return self.text(messages, tools=tools, prompt=prompt, variables=variables)
         except RENDER_ERRORS:
             return None
 
     def reply_suffix(self) -> str:
-        """What follows the text of a last reply. Raises ModelError where not even one question and answer render."""
+        """What follows the text of a last reply. Raises ModelError where even that is refused."""
         try:
+            self.text([_USER], prompt=True)
             text = self.text([_USER, _ANSWER])
         except RENDER_ERRORS as error:
-            raise ModelError.of(
-                Fault(
-                    self._where,
-                    f"an error for one question and one answer: {error}",
-                    "a template for user and assistant messages",
-                    "set model.chat_template to one",
-                )
-            ) from error
+            raise self._unusable(f"an error for one question and one answer: {error}") from error
         if _REPLY not in text:
-            raise ModelError.of(
-                Fault(
-                    self._where,
-                    "a text without the assistant's reply",
-                    "every reply in the text",
-                    "set model.chat_template to a template that writes assistant messages",
-                )
-            )
+            raise self._unusable("a text without the assistant's reply")
         return text[text.rindex(_REPLY) + len(_REPLY) :]
 
-    def end_in_suffix(self, suffix: str) -> tuple[int, str, int] | None:
-        """The token that ends a turn: (where it ends inside `suffix`, its text, its id); None if there is no such token.
+    def _unusable(self, found: str) -> TanrenError:
+        return ModelError.of(
+            Fault(
+                where=self._where,
+                found=found,
+                expected="a template that writes text messages of a user and an assistant",
+                remedy="set model.chat_template to one",
+            )
+        )
 
-        It is the last added token of what follows a reply both at the end of a conversation and in its middle. What
-        comes only at the very end (Phi-3's trailing `<|endoftext|>`) ends the text, not the turn. Where the two agree
-        in no token (gpt-oss: `<|return|>` at the end, `<|end|>` in the middle) it is the first token at the end.
+    def end_in_suffix(self, suffix: str) -> tuple[int, str, int] | None:
+        """The token that ends a turn: (its end inside `suffix`, its text, its id), or None.
+
+        It is the last added token of what follows a reply both at the end of a conversation and
+        in its middle. What comes only at the very end (Phi-3's trailing `<|endoftext|>`) ends the
+        text, not the turn. Where the two agree in no token (gpt-oss: `<|return|>` at the end,
+        `<|end|>` in the middle) it is the first token at the end.
         """
         longer = self.try_text([_USER, _ANSWER, {"role": "user", "content": _ASIDE}])
         shared = suffix
@@ -168,20 +167,22 @@ class TemplateProbe:
         return (found.end, suffix[found.start : found.end], found.id) if found else None
 
     def thinking_switch(self) -> tuple[str, bool] | None:
-        """(name of the variable that turns reasoning on and off in the prompt, is it on by default)."""
+        """(the variable that turns reasoning on and off in the prompt, is it on by default)."""
         default = self.text([_USER], prompt=True)
         for name in _THINKING_SWITCHES:
             on, off = (
-                self.text([_USER], prompt=True, variables={name: value}) for value in (True, False)
+                self.try_text([_USER], prompt=True, variables={name: value})
+                for value in (True, False)
             )
-            if on != off:
+            if on != off and None not in (on, off):
                 return name, default != off
         return None
 
     def reasoning_tags(self, variables: Mapping[str, object]) -> tuple[str, str]:
-        """(opener, closer) where the prompt opens a reasoning block that a reply without reasoning does not continue.
+        """(opener, closer) where the prompt opens reasoning that a bare reply does not continue.
 
-        ("", "") for all other templates. The closer is what the template itself writes between reasoning and reply.
+        ("", "") for all other templates. The closer is what the template itself writes between
+        reasoning and reply.
         """
         prompt = self.text([_USER], prompt=True, variables=variables)
         opener = opener_of(prompt)
@@ -206,11 +207,12 @@ class TemplateProbe:
         return _written(self.try_text([_USER], tools=_TOOLS, prompt=True), _TOOL)
 
     def tool_calls(self) -> tuple[Written, Literal["object", "text"], bool, str | None]:
-        """(are calls written, how arguments are handed over, must ids be short, text after a call's arguments)."""
+        """(are calls written, how arguments are handed over, are ids short, the rendered text)."""
         for short in (False, True):
             for kind, arguments in (("object", {"upto": 13}), ("text", '{"upto": 13}')):
                 text = self.try_text(self._calling(arguments, short), tools=_TOOLS)
-                # An object that a template prints without `tojson` comes out as Python: such a template wants text.
+                # An object that a template prints without `tojson` comes out as Python: such a
+                # template wants text.
                 if text is not None and "{'upto'" not in text:
                     written = _written(text.rpartition(_QUESTION)[2], _TOOL)
                     return written, "object" if kind == "object" else "text", short, text
@@ -223,7 +225,8 @@ class TemplateProbe:
         return _written(self.try_text(conversation, tools=_TOOLS, prompt=True), _ASIDE)
 
     def _calling(self, arguments: object, short: bool) -> list[Message]:
-        call = tool_call(_TOOL, arguments, _call_id(short))
+        function = {"name": _TOOL, "arguments": arguments}
+        call = {"id": _call_id(short), "type": "function", "function": function}
         return [_USER, {"role": "assistant", "content": "", "tool_calls": [call]}]
 
 
@@ -259,6 +262,7 @@ def probe(
     thinking: bool | None,
     eos: tuple[str, int],
     bos: str | None,
+    tokenizer_adds_bos: bool,
     date: str,
 ) -> TemplateFacts:
     """Asks every question once. Raises ModelError where a template cannot be used at all."""
@@ -272,6 +276,7 @@ def probe(
     calls, arguments, short_ids, calling = ask.tool_calls()
     call_end = added.last(calling) if calling and end else None
     system, developer = ask.role("system"), ask.role("developer")
+    adds_bos = bos is not None and prompt.startswith(bos)
     stops = [end[2] if end else eos[1], *([call_end.id] if call_end else []), eos[1]]
     return TemplateFacts(
         origin=origin,
@@ -283,7 +288,8 @@ def probe(
         end_of_turn_offset=end[0] if end else 0,
         end_of_turn_appended=end is None,
         stop_ids=tuple(dict.fromkeys(stops)),
-        adds_bos=bool(bos) and prompt.startswith(bos or ""),
+        adds_bos=adds_bos,
+        bos_left_out=tokenizer_adds_bos and not adds_bos,
         thinking="switch" if switch else "always" if opener_of(prompt) else "none",
         thinking_switch=switch[0] if switch else None,
         thinking_on=thinking if switch else None,

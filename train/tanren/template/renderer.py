@@ -29,14 +29,15 @@ TANREN_DEFAULT = "tanren default"
 
 
 class ChatRenderer:
-    """A tokenizer's chat template, with its open questions (reasoning, date, missing template) answered once.
+    """A tokenizer's chat template with its open questions (reasoning, date, no template) answered.
 
-    `thinking` is passed to templates that can switch reasoning off; None keeps the template's own default. Training
-    data without any reasoning wants False: then the empty reasoning block belongs to the prompt, in training and in
-    inference. `date` (ISO, as in "2026-01-31") is what templates tell as today's date; None means the day of
-    construction. `template` replaces the tokenizer's own. `facts` says what was found out.
+    `thinking` is passed to templates that can switch reasoning off; None keeps the template's own
+    default. Training data without any reasoning wants False: then the empty reasoning block belongs
+    to the prompt, in training and in inference. `date` (ISO, as in "2026-01-31") is what templates
+    tell as today's date; None means the day of construction. `template` replaces the tokenizer's
+    own. `facts` says what was found out.
 
-    Raises ModelError where tokenizer or template cannot be used, ConfigError for a date that is none.
+    Raises ModelError where tokenizer or template cannot be used, ConfigError for a wrong date.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class ChatRenderer:
             thinking=thinking,
             eos=_required_eos(tokenizer),
             bos=tokenizer.bos_token,
+            tokenizer_adds_bos=_adds_bos(tokenizer),
             date=self._day.isoformat(),
         )
         self._writer = TemplateWriter(compiled, self.facts, added, _variables(self.facts))
@@ -67,7 +69,7 @@ class ChatRenderer:
 
     @property
     def template(self) -> str:
-        """Source of the template as it is rendered, without what `artefact_template` sets in front of it."""
+        """Source of the template, without what `artefact_template` sets in front of it."""
         return self._writer.template.source
 
     @property
@@ -77,8 +79,8 @@ class ChatRenderer:
     def prompt(self, messages: Sequence[Message], tools: Sequence[Message] | None = None) -> str:
         """Text for inference: the conversation and the opening of the assistant's next turn.
 
-        Takes messages as `tanren.chat` normalises them, or plain OpenAI ones. Raises DataError where the template
-        refuses the conversation.
+        Takes messages as `tanren.chat` normalises them, or plain OpenAI ones. Raises DataError
+        where the template refuses the conversation.
         """
         return self._writer.prompt(
             self._writer.shape.ready(messages), list(tools or ()) or None, "messages"
@@ -104,24 +106,26 @@ class ChatRenderer:
     def turns(
         self, example: Example, train_on: TrainOn = "all", *, split: bool = False
     ) -> list[Rendered]:
-        """The training sequences of one row: one, or one per trained turn where the template rewrites earlier turns.
+        """The training sequences of one row: one, or one per reply where earlier ones change.
 
-        `train_on="last"` trains the last reply whose weight is not 0. `split` asks for one sequence per turn anyway.
-        Messages after the last trained turn are left away: nothing is learned from them. Raises DataError with file
-        and line where the template refuses the row or would train what inference never sees.
+        `train_on="last"` trains the last reply whose weight is not 0. `split` asks for one sequence
+        per reply anyway. Messages after the last trained reply are left away: they teach nothing.
+        Raises DataError with file and line where the template refuses the row or would train what
+        inference never sees.
         """
         return training_sequences(self._writer, example, train_on, split=split)
 
     def artefact_template(self) -> str:
-        """The template to save beside the weights: any program's defaults then render the same prompt.
+        """The template to save beside the weights: any program's defaults render the same prompt.
 
-        It is the template itself, where needed preceded by the pinned date and by the default of the reasoning switch.
-        Raises ModelError where setting those in front changes anything else.
+        It is the template itself, where needed preceded by the pinned date and by the default of
+        the reasoning switch. Raises ModelError where setting those in front changes anything else.
         """
         prefix = _date_prefix(self._writer.template.date_formats) + _thinking_prefix(self.facts)
         if not prefix:
             return self.template
-        # The second form keeps Jinja from taking white space that the template begins with for the prefix's own.
+        # The second form keeps Jinja from taking white space that the template begins with for the
+        # prefix's own.
         for shield in ("", "{{- '' }}"):
             source = prefix + shield + self.template
             if self._renders_alike(source):
@@ -131,7 +135,7 @@ class ChatRenderer:
                 where=f"chat template ({self.facts.origin})",
                 found="a template whose text changes when defaults are set in front of it",
                 expected="a template that other programs can render without arguments",
-                remedy="give a chat template with the wanted defaults written in",
+                remedy="set model.chat_template to one with the wanted defaults written in",
             )
         )
 
@@ -151,7 +155,7 @@ class ChatRenderer:
             ) from error
 
     def _renders_alike(self, source: str) -> bool:
-        """Does `source`, given no arguments and on another day, render what this renderer renders?"""
+        """Does `source`, without arguments and on another day, render the same?"""
         other = self._compiled(source, "artefact", self._day + datetime.timedelta(days=400))
         ours = self._writer.template
         question, answer = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
@@ -178,7 +182,9 @@ def _parsed_date(date: str | None) -> datetime.date:
         return datetime.date.fromisoformat(date)
     except ValueError as error:
         raise ConfigError.of(
-            Fault("date", repr(date), "a day such as 2026-01-31", "correct it or leave it away")
+            Fault(
+                "data.date", repr(date), "a day such as 2026-01-31", "correct it or leave it away"
+            )
         ) from error
 
 
@@ -209,7 +215,7 @@ def _required_eos(tokenizer: PreTrainedTokenizerFast) -> tuple[str, int]:
                 where=f"tokenizer {tokenizer.name_or_path or ''}".rstrip(),
                 found="no end-of-sequence token",
                 expected="an eos_token: without one a reply never ends",
-                remedy="set eos_token in the model's tokenizer_config.json to a token of its vocabulary",
+                remedy="set eos_token in the model's tokenizer_config.json",
             )
         )
     return str(token), int(number)

@@ -1,4 +1,4 @@
-"""Brings messages into the shape that a template wants, and asks afterwards whether the template wrote them."""
+"""Brings messages into the shape that a template wants, and asks whether it wrote them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ _KEYS_TO_CHANGE = frozenset({"weight", "reasoning_content", "tool_calls", "tool_
 
 
 class MessageShape:
-    """Rewrites messages for one template: roles it does not know, tool calls, reasoning. Input is never changed."""
+    """Rewrites messages for one template: unknown roles, tool calls, reasoning.
+
+    Input is never changed.
+    """
 
     def __init__(self, facts: TemplateFacts) -> None:
         self._facts = facts
@@ -22,7 +25,7 @@ class MessageShape:
             self._role_of["developer"] = "system"
 
     def ready(self, messages: Sequence[Message]) -> list[Message]:
-        """Messages as the template wants them; those that need no change are passed on as they are."""
+        """Messages as the template wants them; those that need no change are passed on."""
         return [
             self._changed(message)
             if message["role"] in self._role_of or not _KEYS_TO_CHANGE.isdisjoint(message)
@@ -45,7 +48,7 @@ class MessageShape:
         return ready
 
     def _call(self, call: Message) -> Message:
-        """One tool call. Its arguments stay JSON text until here, so that no other row's field can slip in."""
+        """One tool call. Its arguments are JSON text up to here, safe from other rows' fields."""
         function = dict(call["function"])
         arguments = function.get("arguments", "{}")
         if self._facts.tool_arguments == "object" and isinstance(arguments, str):
@@ -58,17 +61,17 @@ class MessageShape:
         return ready
 
     def is_written(self, message: Message, text: str) -> bool:
-        """Is the message's content, trimmed, in the rendered text? A reply's reasoning is not asked for here."""
+        """Is the message's content, but for reasoning, in the rendered text?"""
         role, content = message["role"], message.get("content") or ""
         if role == "developer" and self._facts.developer == "left out":
             return False
         if role == "tool":
-            return self._facts.tool_results == "written" and _holds(text, content)
+            return self._facts.tool_results != "left out" and _holds(text, content)
         if role == "assistant":
             return self.calls_are_written(message, text) and _holds(
                 text, without_reasoning(content)
             )
-        return content.strip() in text
+        return _holds(text, content)
 
     @staticmethod
     def calls_are_written(message: Message, text: str) -> bool:
@@ -76,7 +79,7 @@ class MessageShape:
 
 
 def reasoning_of(message: Message) -> str:
-    """The reasoning that belongs to a reply: its own field, or what stands before `</think>` in the content."""
+    """The reasoning of a reply: its own field, or what stands before `</think>` in the content."""
     own = message.get("reasoning_content")
     if isinstance(own, str):
         return own.strip()
@@ -103,8 +106,11 @@ def without_reasoning(content: str) -> str:
 
 def _holds(text: str, content: str) -> bool:
     trimmed = content.strip()
-    # Some templates (Llama 3) quote tool results as JSON.
-    return trimmed in text or json.dumps(trimmed, ensure_ascii=False)[1:-1] in text
+    if trimmed in text:
+        return True
+    # Some templates quote as JSON (Llama 3 the results of tools), some change white space.
+    quoted = json.dumps(trimmed, ensure_ascii=False)[1:-1]
+    return quoted in text or "".join(trimmed.split()) in "".join(text.split())
 
 
 def _parsed(arguments: str) -> Any:

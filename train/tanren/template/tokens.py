@@ -23,8 +23,8 @@ class Found(NamedTuple):
 class AddedTokens:
     """The added tokens of a tokenizer: `<|im_end|>`, `</s>`, `<think>`, …
 
-    `ids` are all of them. `special_text` finds only those that are marked special: control tokens that have no
-    business inside somebody's message.
+    `ids` are all of them. `special_text` finds only those that are marked special: control tokens
+    that have no business inside somebody's message.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -54,18 +54,19 @@ def _any_of(texts: list[str]) -> re.Pattern[str]:
 
 
 def backend_of(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
-    """The Rust tokenizer inside, set to encode whole texts as they are: no truncation, no padding, control tokens on.
+    """The Rust tokenizer inside, set to encode whole texts as they are.
 
-    A saved `tokenizer.json` and every padded call leave such state behind, so this is asked for before each use.
-    Raises ModelError for tokenizers that run in Python: they know no character positions, so masks cannot be proven.
+    No truncation, no padding, control tokens recognised. A saved `tokenizer.json` and every padded
+    call leave such state behind, so this is asked for before each use. Raises ModelError for
+    tokenizers that run in Python: they know no character positions, so no mask could be proven.
     """
     if not tokenizer.is_fast:
         raise ModelError.of(
             Fault(
                 where=f"tokenizer {tokenizer.name_or_path or type(tokenizer).__name__}",
-                found=f"{type(tokenizer).__name__}, which runs in Python and knows no character positions",
+                found=f"{type(tokenizer).__name__}, which runs in Python and knows no positions",
                 expected="a tokenizer with a tokenizer.json",
-                remedy="convert it once: load it with transformers' AutoTokenizer and save_pretrained it beside the model",
+                remedy="save the model's fast tokenizer (transformers' AutoTokenizer) beside it",
             )
         )
     backend = tokenizer.backend_tokenizer

@@ -1,10 +1,12 @@
 """Where in a rendered conversation the trained text lies, found by rendering prefixes of it.
 
-For a trained turn i the template renders the prompt (messages before i, with the opening of the assistant's turn) and the
-conversation through i. The second must begin with the first: then what follows the prompt, up to and including the token
-that ends the turn, is exactly what inference has to produce from exactly that prompt. Where a later conversation keeps all
-earlier turns as they were, one sequence trains them all; where the template rewrites them (Qwen3 removes reasoning), each
-trained turn gets a sequence of its own, because nothing is trained in a context that inference never shows.
+For a trained turn i the template renders the prompt (messages before i, with the opening of the
+assistant's turn) and the conversation through i. The second must begin with the first: then what
+follows the prompt, up to and including the token that ends the turn, is exactly what inference has
+to produce from exactly that prompt. Where a later conversation keeps all earlier turns as they
+were, one sequence trains them all; where the template rewrites them (Qwen3 removes reasoning), each
+trained turn gets a sequence of its own, because nothing is trained in a context that inference
+never shows.
 """
 
 from __future__ import annotations
@@ -34,11 +36,13 @@ _NEEDED_ROLES = frozenset({"user", "tool", "function", "developer"})
 class Rendered:
     """One training sequence as text.
 
-    prompts         where each trained turn's prompt ends: `text[:end]` is what inference sees before that reply
+    prompts         where each trained turn's prompt ends: `text[:end]` is what inference sees
+                    before that reply
     spans           trained characters [start, end), each within one reply and its end of turn
     last_turn       index of the last trained message; later messages are not in the text
     split           True where the row needs one sequence per trained turn
-    left_out        indices of messages whose content the template does not write (system texts, text beside tool calls)
+    left_out        indices of messages whose content the template does not write (system texts,
+                    text beside tool calls)
     lost_reasoning  reasoning of earlier turns that the template removes from this context
     own_lost_reasoning  reasoning of trained turns that the template removes: it is not learned
     """
@@ -96,7 +100,10 @@ def reply_of(
     index: int,
     where: str,
 ) -> _Reply:
-    """The trained text of the assistant message `index`. Raises DataError where inference could not produce it."""
+    """The trained text of the assistant message `index`.
+
+    Raises DataError where inference could not produce it.
+    """
     place = f"{where} messages[{index}]"
     prompt = writer.prompt(messages[:index], tools, place)
     through, marks = writer.marked(messages[: index + 1], tools, place)
@@ -113,11 +120,12 @@ def _after_prompt(
 ) -> str:
     """`prompt` and then the reply, for a conversation that does not begin with the prompt.
 
-    DeepSeek-R1's prompt opens a reasoning block, and its conversations leave out block and reasoning;
-    Nemotron's write an empty block. There the reasoning and the closing tag are written back: they are
-    what the model has to produce after that prompt. Mistral's prompts hold the system text in the last
-    user message, its conversations only where that message is the last of all. There the reply is
-    taken as the conversation writes it. Raises DataError for every other difference.
+    DeepSeek-R1's prompt opens a reasoning block, and its conversations leave out block and
+    reasoning; Nemotron's write an empty block. There the reasoning and the closing tag are written
+    back: they are what the model has to produce after that prompt. Mistral's prompts hold the
+    system text in the last user message, its conversations only where that message is the last of
+    all. There the reply is taken as the conversation writes it. Raises DataError for any other
+    difference.
     """
     facts = writer.facts
     opener, reasoning = facts.reasoning_opener, reasoning_of(message)
@@ -139,11 +147,11 @@ def _not_continued(prompt: str, through: str, place: str) -> Fault:
     )
     return Fault(
         where=place,
-        found=f"a conversation that goes on with {through[same : same + 60]!r} where the prompt for this reply ends in "
-        f"{prompt[max(0, same - 20) :][-80:]!r}",
+        found=f"a conversation that goes on with {through[same : same + 60]!r} where the prompt "
+        f"for this reply ends in {prompt[max(0, same - 20) :][-80:]!r}",
         expected="a template whose conversation begins with the prompt that inference sees",
-        remedy="switch the template's reasoning on if the data has reasoning and off if it has none, "
-        "or give another chat template",
+        remedy="set data.thinking to true if the data has reasoning and to false if it has none, "
+        "or set model.chat_template",
     )
 
 
@@ -165,14 +173,17 @@ def _ended(writer: TemplateWriter, through: str, prompt: int, place: str) -> tup
                 where=place,
                 found=f"a reply that the template ends with {through[-40:]!r}",
                 expected=f"an end of turn such as {facts.end_of_turn!r}",
-                remedy="give a chat template that ends every assistant turn with a special token",
+                remedy="set model.chat_template to one that ends each reply with a special token",
             )
         )
     return through[: prompt + last.end], prompt + last.start
 
 
 def _clipped(marks: Spans, prompt: int, reply_end: int, end: int) -> tuple[tuple[int, int], ...]:
-    """`{% generation %}` spans inside the reply; one that reaches the reply's end takes in the end of turn, no more."""
+    """`{% generation %}` spans inside the reply.
+
+    One that reaches the reply's end takes in the end of turn, and no more.
+    """
     spans: Spans = []
     for start, stop in marks:
         start, stop = max(start, prompt), end if stop >= reply_end else stop
@@ -199,7 +210,7 @@ def _sequence(
                 where=where,
                 found="no reply inside the template's {% generation %} blocks",
                 expected="at least one marked reply",
-                remedy="remove the row, or give a chat template that marks such replies",
+                remedy="remove the row, or set model.chat_template to one that marks such replies",
             )
         )
     shown = messages[: replies[-1].index + 1]
@@ -234,7 +245,7 @@ def _refuse_needed(
             where=f"{where} messages[{i}]",
             found=f"a {messages[i]['role']} message that the chat template does not write",
             expected="a message that reaches the model",
-            remedy="change its role, remove the row, or give another chat template",
+            remedy="change its role, remove the row, or set model.chat_template",
         )
         for i in left_out
         if messages[i]["role"] in _NEEDED_ROLES

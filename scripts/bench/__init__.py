@@ -1,0 +1,1 @@
+"""What the measuring scripts share: inputs made from seeds, fair turns, and reports."""
