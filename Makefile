@@ -25,6 +25,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
 
 setup: $(INSTALLED) ## make .venv with everything that is needed here
+	@echo "$(VENV) is ready; source $(BIN)/activate makes tanren a command of this shell"
 
 # Nothing is installed again while pyproject.toml and constraints.txt stay as they are. On a
 # terminal pip shows what it loads; elsewhere it speaks of errors alone.
@@ -39,7 +40,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 		$(BIN)/python -m pip install $$quiet --no-input --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: setup ## tune the embedded tiny model and compare its answers before and after
+demo: $(INSTALLED) ## tune the embedded tiny model and compare its answers before and after
 	@$(BIN)/tanren train configs/demo.yaml
 	@echo
 	@echo "Next:"
@@ -48,26 +49,27 @@ demo: setup ## tune the embedded tiny model and compare its answers before and a
 	@echo "  tanren check YOUR-CHATS.jsonl      what your own data would be"
 	@echo "README.md goes on from here to your own model on a GPU."
 
-test: setup ## run all tests that need neither a GPU nor minutes (ARGS=--slow: those too)
+test: $(INSTALLED) ## run all tests that need neither a GPU nor minutes (ARGS=--slow: those too)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -rs $(ARGS)
 
-lint: setup ## check style and format
+lint: $(INSTALLED) ## check style and format
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet || { $(BIN)/ruff format --check; exit 1; }
 	@echo "lint: clean"
 
-types: setup ## check types
+types: $(INSTALLED) ## check types
 	@$(BIN)/mypy
 
-format: setup ## mend style and format where that can be done by itself
+format: $(INSTALLED) ## mend style and format where that can be done by itself
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
-docs: setup ## write docs/settings.md anew from the settings' own descriptions
+docs: $(INSTALLED) ## write anew what is made from the code: docs/settings.md, memory figures in configs/
 	@$(BIN)/python scripts/make_settings_page.py
+	@$(BIN)/python scripts/plan_configs.py
 
 # Left out is what differs between machines: the suffix of a CPU build and what PyTorch pins itself.
-pins: setup ## write constraints.txt anew from .venv
+pins: $(INSTALLED) ## write constraints.txt anew from .venv
 	@{ echo "# What \`make setup\` installs; written by \`make pins\`. pyproject.toml has the ranges for users."; \
 		$(BIN)/python -m pip freeze --quiet --exclude-editable \
 		| grep -v -i -E '^(triton|nvidia-|cuda-|pip|setuptools|wheel)\b' | sed -E 's/\+[a-z0-9]+$$//'; \

@@ -13,7 +13,7 @@ from tanren import attention
 from tanren import model as models
 from tanren.batches import Row, assemble
 from tanren.config import RunConfig
-from tanren.gate import Gate, examine
+from tanren.gate import Gate, examine, quiet
 from tanren.rundir import RunDirectory
 from tanren.sft import Step, Trainer
 from torch import Tensor, nn
@@ -45,6 +45,7 @@ class Assembled:
             learning_rate=gate.plan.learning_rate,
             dtype=getattr(torch, gate.plan.dtype),
             on_cpu=True,
+            tell=quiet,
             save_weights=lambda folder: adapters.save_adapter(self.model, folder),
         )
         trainer.prove_loss(self.rows()[:2])

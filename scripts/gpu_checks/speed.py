@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from bench.inputs import random_model
+from gpu_checks.estimates import method_facts, workload
 from gpu_checks.lab import Lab, Row, Skipped, fresh, methods
 from gpu_checks.steps import (
     Clock,
@@ -97,18 +98,17 @@ def _ours(
 
 
 def _planned_layers(lab: Lab, name: str, method_name: str, work: Work, budget: int) -> int:
-    from gpu_checks.training import _facts, _workload
     from tanren.devices import this_device
     from tanren.estimate import plan_memory, shape_of
 
-    load = _workload(
+    load = workload(
         lab,
         limit=this_device().memory_total,
         longest=max(work.lengths),
         step_tokens=int(work.tokens_per_step),
         tokens=budget,
     )
-    facts = _facts(lab, methods()[method_name])
+    facts = method_facts(lab, methods()[method_name])
     return int(plan_memory(shape_of(lab.numbers(name)), facts, load).checkpointed_layers)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from bench.inputs import chat_lengths, chat_rows, write_rows
 from gpu_checks.lab import Lab, Row, Skipped, fresh, methods
+from gpu_checks.estimates import method_facts, workload
 from gpu_checks.steps import Clock, Work, checkpoint_layers, make_work, our_trainer
 
 GIB = 2**30
@@ -234,45 +235,18 @@ def _train(
     return found
 
 
-def _facts(lab: Lab, method: Any) -> Any:
-    from tanren.estimate import MethodFacts
-
-    small = method.storage == "nf4" and lab.cuda
-    return MethodFacts(
-        storage=method.storage,
-        rank=method.rank,
-        dora=method.use_dora,
-        optimizer="paged_adamw_8bit" if small else "adamw",
-    )
-
-
-def _workload(lab: Lab, *, limit: int, longest: int, step_tokens: int, tokens: int | None) -> Any:
-    from tanren.estimate import Workload
-
-    return Workload(
-        memory_bytes=limit,
-        longest_row=longest,
-        batch_tokens=step_tokens,
-        dtype="bfloat16" if lab.cuda else "float32",
-        device="cuda" if lab.cuda else "cpu",
-        micro_batch_tokens=tokens,
-        attention="varlen",
-        packed=True,
-    )
-
-
 def _estimate(
     lab: Lab, name: str, method: Any, work: Work, tokens: int, checkpointed: int
 ) -> int:
     from tanren.estimate import memory_parts, shape_of
 
     longest = max(work.lengths)
-    load = _workload(
+    load = workload(
         lab, limit=GIB, longest=longest, step_tokens=int(work.tokens_per_step), tokens=tokens
     )
     parts = memory_parts(
         shape_of(lab.numbers(name)),
-        _facts(lab, method),
+        method_facts(lab, method),
         load,
         micro_batch_tokens=tokens,
         checkpointed_layers=checkpointed,
@@ -284,5 +258,5 @@ def _plan(lab: Lab, name: str, method_name: str, limit: int) -> Any:
     from tanren.estimate import plan_memory, shape_of
 
     tokens = lab.pick(16_384, 256)
-    load = _workload(lab, limit=limit, longest=tokens // 4, step_tokens=tokens, tokens=None)
-    return plan_memory(shape_of(lab.numbers(name)), _facts(lab, methods()[method_name]), load)
+    load = workload(lab, limit=limit, longest=tokens // 4, step_tokens=tokens, tokens=None)
+    return plan_memory(shape_of(lab.numbers(name)), method_facts(lab, methods()[method_name]), load)

@@ -139,6 +139,13 @@ def test_ascii_locales_read_japanese_paths(good: Path, environment: dict[str, st
     assert document.document["train"]["counts"]["examples"] == 3
 
 
+def test_a_locale_that_cannot_name_the_file_is_told_how(good: Path) -> None:
+    """T26: settings are text, and bytes in disguise would not survive in config.yaml."""
+    ended = run("train", good.name, "--model", "m", "--json", **HARD_ASCII)
+    assert ended.code == 2
+    assert "PYTHONUTF8=1" in ended.faults[0]["remedy"] and ended.faults[0]["where"].isascii()
+
+
 def test_an_encoding_that_was_asked_for_is_kept(home: Path, finished: RunDirectory) -> None:
     """Nothing is lost and nothing raised: what ASCII cannot hold is escaped."""
     ended = run("runs", "show", "done", PYTHONIOENCODING="ascii")

@@ -27,6 +27,7 @@ from tanren.errors import TanrenError
 from tanren.gate import Gate, examine
 from tanren.rundir import RunDirectory
 from tanren.sft import Step, Trainer
+from tanren.watch import Watch
 
 ADAPTER = "adapter_model.safetensors"
 ROOT = Path(__file__).parent.parent.parent
@@ -63,6 +64,7 @@ def build_trainer(
     if prepare is not None:
         prepare(model)
     pad_id = int(base.generation_config.pad_token_id)
+    watch = Watch(run.event, config.evaluation, flops_per_token=0.0, peak_flops=None)
     trainer = kind(
         model=model,
         tokenizer=gate.tokenizer,
@@ -77,8 +79,9 @@ def build_trainer(
         dtype=getattr(torch, gate.plan.dtype),
         on_cpu=True,
         save_weights=save_weights or (lambda folder: adapters.save_adapter(model, folder)),
-        callbacks=callbacks,
+        callbacks=[watch, *callbacks],
     )
+    watch.trainer = trainer
     trainer.prove_loss(short_rows(gate))
     return trainer
 

@@ -1,9 +1,10 @@
-"""What goes wrong in training ends with a cause, a remedy, and the last good checkpoint (T3, T28)."""
+"""What goes wrong in training ends with cause, remedy, and the last good checkpoint (T3, T28)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -69,9 +70,9 @@ def assert_nothing_spoilt_was_kept(run: RunDirectory) -> None:
 def test_numbers_that_are_not_finite_end_the_run(
     make_run: MakeRun, act: Callable[[nn.Module], object], after: int
 ) -> None:
-    """T3: a weight or a gradient that is no longer finite, in a step that saves and in one that does
-    not, stops the run; the fault names the step and the last good checkpoint; no file holds a
-    number that is not finite.
+    """T3: a weight or a gradient that is no longer finite, in a step that saves and in another,
+    stops the run; the fault names the step and the last good checkpoint; no file holds a number
+    that is not finite.
     """
     run = make_run(*SETTINGS, rows=6)
     trainer = build_trainer(run, callbacks=[_Plant(after, act)])
@@ -126,18 +127,31 @@ def test_a_model_that_is_spoilt_from_the_start_ends_the_run(
 
 
 class _Small(Trainer):
-    """A device on which a pass of more than `room` tokens does not fit, padding counted."""
+    """A device on which a pass of more than `room` tokens does not fit, padding counted.
 
-    room = 60
-    tried: list[int]
+    It keeps the size of every pass that was tried. `room` is set when the Trainer is made.
+    """
+
+    room: float = math.inf
+    tried: list[int] | None = None
 
     def _loss(self, model: nn.Module, batch: Pass) -> losses.Loss:
         size = batch.input_ids.numel()
-        self.tried = [*getattr(self, "tried", []), size]
+        self.tried = [*(self.tried or []), size]
         found = super()._loss(model, batch)
         if size > self.room:
             raise torch.OutOfMemoryError(f"tried to allocate {size} tokens")
         return found
+
+
+ROOM = 60
+
+
+def on_little_memory(run: RunDirectory, room: int = ROOM, **options: Any) -> _Small:
+    trainer = build_trainer(run, kind=_Small, **options)
+    assert isinstance(trainer, _Small)
+    trainer.room, trainer.tried = room, []
+    return trainer
 
 
 def rows_of(trainer: Trainer) -> list[Row]:
@@ -159,9 +173,8 @@ def test_when_memory_runs_out_passes_shrink_and_the_step_stays(
     expected = gradients(roomy.network)
 
     small_run = make_run("training.batch_size=8", rows=8, name="small")
-    small = build_trainer(small_run, kind=_Small, prepare=give_weights_to_b)
+    small = on_little_memory(small_run, prepare=give_weights_to_b)
     small.step = roomy.step
-    small.tried = []
     found = small.training_step(small.network, rows)
     assert float(found) == pytest.approx(float(loss), abs=1e-6)
     assert largest_difference(gradients(small.network), expected) <= 1e-6
@@ -172,64 +185,55 @@ def test_when_memory_runs_out_passes_shrink_and_the_step_stays(
     budgets = [shrunk[0]["before"], *(event["micro_batch_tokens"] for event in shrunk)]
     longest = max(map(len, rows))
     assert budgets[0] == 1000
-    assert all(b == max(a // 2, longest) for a, b in zip(budgets, budgets[1:], strict=False))
-    assert small.step.micro_batch_tokens == budgets[-1] <= small.room * 2
+    assert all(after == max(before // 2, longest) for before, after in pairwise(budgets))
+    assert small.step.micro_batch_tokens == budgets[-1]
     assert small.step.side_by_side is side_by_side
-    fitting = small.tried[-len(small.tried) :]
-    assert max(fitting[-3:]) <= small.room
+    assert small.tried is not None
+    assert sum(size > ROOM for size in small.tried) == len(shrunk), "no more often than needed"
 
 
 def test_a_whole_run_on_little_memory_ends_where_a_roomy_one_does(make_run: MakeRun) -> None:
     """T28: the effective batch stays over the run: the same steps, losses and weights; the smaller
     pass is kept, also in the checkpoints, so that resuming does not run out again.
     """
-    ends = []
-    for kind in (Trainer, _Small):
-        run = make_run(
+    roomy, run = (
+        make_run(
             "training.batch_size=6",
             "training.num_epochs=2",
             "training.micro_batch_tokens=500",
             rows=12,
-            name=kind.__name__,
+            name=name,
         )
-        trainer = build_trainer(run, kind=kind, side_by_side=True)
-        if isinstance(trainer, _Small):
-            trainer.tried = []
+        for name in ("roomy", "small")
+    )
+    trainers = [build_trainer(roomy, side_by_side=True), on_little_memory(run, side_by_side=True)]
+    ends = []
+    for trainer in trainers:
         trainer.fit()
         history = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         ends.append((history, trained(trainer.network)))
         assert trainer.state.global_step == 4
     assert ends[0][0] == pytest.approx(ends[1][0], abs=1e-6)
     assert largest_difference(ends[0][1], ends[1][1]) < 1e-5
-    assert isinstance(trainer, _Small)
-    assert sum(size > trainer.room for size in trainer.tried) == len(of_kind(run, "out_of_memory"))
+    assert of_kind(run, "out_of_memory") and not of_kind(roomy, "out_of_memory")
 
-    resumed = build_trainer(run, kind=_Small, side_by_side=True)
-    resumed.tried = []
+    resumed = on_little_memory(run, side_by_side=True)
     resumed.fit(run.checkpoints / "step-00000002")
-    assert resumed.tried and max(resumed.tried) <= resumed.room
+    assert resumed.tried and max(resumed.tried) <= ROOM
 
 
 def test_a_row_that_alone_does_not_fit_ends_the_run(make_run: MakeRun) -> None:
     """T28: when one row is too much there is nothing left to shrink: our error, exit code 1, and
     what can be done.
     """
-
-    class Tiny(_Small):
-        room = 10
-
-    run = make_run(rows=6)
-    trainer = build_trainer(run, side_by_side=True)
-    longest = max(len(row) for row in rows_of(trainer))
-    trainer = build_trainer(run, kind=Trainer, side_by_side=True)
-    trainer.__class__ = Tiny
+    trainer = on_little_memory(make_run(rows=6), room=10, side_by_side=True)
+    assert max(len(row) for row in rows_of(trainer)) > 10
     with pytest.raises(OutOfMemoryError) as raised:
         trainer.fit()
     assert isinstance(raised.value, WorkError) and raised.value.exit_code == 1
     (fault,) = raised.value.faults
     assert "data.max_length" in fault.remedy and "qlora" in fault.remedy
     assert trainer.state.global_step == 0
-    assert longest > Tiny.room
 
 
 def test_an_evaluation_that_runs_out_of_memory_shrinks_too(make_run: MakeRun) -> None:
@@ -238,8 +242,7 @@ def test_an_evaluation_that_runs_out_of_memory_shrinks_too(make_run: MakeRun) ->
     roomy = build_trainer(run, prepare=give_weights_to_b, side_by_side=True)
     assert roomy.validation is not None
     expected = roomy.measure(roomy.validation)
-    small = build_trainer(run, prepare=give_weights_to_b, side_by_side=True)
-    small.__class__ = _Small
+    small = on_little_memory(run, prepare=give_weights_to_b, side_by_side=True)
     found = small.measure(roomy.validation)
     assert found["loss"] == pytest.approx(expected["loss"], abs=1e-6)
     assert found["tokens"] == expected["tokens"]

@@ -23,7 +23,7 @@ privacy.apply()
 
 from peft import PeftModel, get_peft_model  # noqa: E402 - telemetry must be off before
 from peft.tuners.tuners_utils import BaseTunerLayer  # noqa: E402
-from transformers import PreTrainedModel  # noqa: E402
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel  # noqa: E402
 
 
 def add_adapter(
@@ -125,6 +125,25 @@ def _check_targets(
             )
     if faults:
         raise ModelError.of(*faults)
+
+
+def sketch(source: Source, method: Method) -> nn.Module:
+    """The adapted model without any numbers (on torch's meta device): names and shapes of a model
+    of any size, at once. Raises ModelError for targets that match nothing (T19).
+    """
+    settings = AutoConfig.from_pretrained(source.path, local_files_only=True)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(settings)
+    peft_config: Any = method.peft_config()
+    if peft_config is None:
+        return model
+    assert not isinstance(method, Full)
+    model.requires_grad_(False)
+    _check_targets(model, method.target_modules, method.modules_to_save)
+    peft_config.init_lora_weights = True  # there are no weights to start from
+    with warnings.catch_warnings(), torch.device("meta"):
+        warnings.simplefilter("ignore")
+        return get_peft_model(model, peft_config)
 
 
 @dataclass(frozen=True, slots=True)

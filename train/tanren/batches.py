@@ -10,12 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Dataset as TorchDataset
+
+from tanren.encode import Encoded
+from tanren.rundir import read_json, write_json
 
 IGNORED = -100
 
@@ -208,3 +214,56 @@ class StepOrder(Sampler[list[int]]):
 
     def __len__(self) -> int:
         return -(-self.rows // self.batch_size)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """How the passes of a step are made."""
+
+    micro_batch_tokens: int
+    side_by_side: bool
+    pad_id: int
+
+    def save(self, folder: Path, tokens_seen: int) -> None:
+        """Keep it beside a checkpoint: after an out-of-memory it is no longer what was planned."""
+        write_json(
+            folder / "step.json",
+            {
+                "micro_batch_tokens": self.micro_batch_tokens,
+                "side_by_side": self.side_by_side,
+                "tokens_seen": tokens_seen,
+            },
+        )
+
+    def as_saved(self, folder: Path) -> tuple[Step, int]:
+        """(this step as that checkpoint had it, tokens seen until then)."""
+        saved = read_json(folder / "step.json")
+        step = Step(saved["micro_batch_tokens"], saved["side_by_side"], self.pad_id)
+        return step, int(saved["tokens_seen"])
+
+
+def as_they_are(rows: list[Row]) -> Any:
+    """Rows become tensors pass by pass, in the step."""
+    return rows
+
+
+class _Rows(TorchDataset[Row]):
+    def __init__(self, encoded: Encoded) -> None:
+        self.encoded = encoded
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    def __getitem__(self, index: int) -> Row:
+        return Row.of(*self.encoded.row(index))
+
+
+class StepLoader(DataLoader[list[Row]]):
+    """One item is the rows of one optimizer step, the same on every process."""
+
+    def __init__(self, encoded: Encoded, order: StepOrder) -> None:
+        super().__init__(_Rows(encoded), batch_sampler=order, collate_fn=as_they_are)  # type: ignore[arg-type]
+        self.step_order = order
+
+    def set_epoch(self, epoch: int) -> None:
+        self.step_order.set_epoch(epoch)

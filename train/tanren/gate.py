@@ -18,6 +18,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from tanren import model as models
+from tanren.adapter import Coverage, coverage, sketch
 from tanren.config import RunConfig
 from tanren.data.read import ChatReader
 from tanren.data.survey import FileSurvey, Survey, survey
@@ -79,6 +80,8 @@ class Gate:
     validation: Encoded | None
     validation_ledger: Ledger | None
     plan: Plan
+    coverage: Coverage
+    groups: tuple[dict[str, Any], ...]
     device: Device
     shape: ModelShape | None
     memory: MemoryPlan | None
@@ -97,6 +100,8 @@ class Gate:
             "data": self.data_record(),
             "template": self.renderer.facts.as_dict(),
             "plan": self.plan.as_dict(),
+            "coverage": self.coverage.as_dict(),
+            "groups": list(self.groups),
             "device": asdict(self.device),
             "memory": self.memory.as_dict() if self.memory else None,
             "warnings": list(self.warnings),
@@ -148,6 +153,12 @@ def examine(config: RunConfig, *, tell: Tell = quiet) -> Gate:
     memory = _memory(config, shape, train, here)
     plan = _plan(config, train, train_ledger, memory, here)
     config = _planned(config, train_ledger, plan)
+    outline = sketch(source, config.method)
+    groups = config.method.optimizer_groups(
+        outline.named_parameters(),
+        learning_rate=plan.learning_rate,
+        weight_decay=config.training.weight_decay,
+    )
     warnings = [*found.warnings, *_ledger_warnings(train_ledger, config.data.train)]
     if shape is None:
         kind = source.config.get("model_type")
@@ -165,6 +176,8 @@ def examine(config: RunConfig, *, tell: Tell = quiet) -> Gate:
         validation=validation,
         validation_ledger=validation_ledger,
         plan=plan,
+        coverage=coverage(outline),
+        groups=tuple(group.as_dict() for group in groups),
         device=here,
         shape=shape,
         memory=memory,

@@ -44,6 +44,16 @@ class Group:
     def elements(self) -> int:
         return sum(parameter.numel() for _, parameter in self.parameters)
 
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values: name, tensors, elements, learning_rate, weight_decay."""
+        return {
+            "name": self.name,
+            "tensors": len(self.parameters),
+            "elements": self.elements,
+            "learning_rate": self.learning_rate,
+            "weight_decay": self.weight_decay,
+        }
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -28,6 +28,7 @@ from transformers import (  # noqa: E402 - telemetry must be off before
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.modeling_layers import GradientCheckpointingLayer  # noqa: E402
 from transformers.utils import logging as transformers_logging  # noqa: E402
 
 transformers_logging.disable_progress_bar()
@@ -329,6 +330,23 @@ def set_tokens(
     if tokenizer.bos_token_id is not None:
         text.bos_token_id = tokenizer.bos_token_id
         model.generation_config.bos_token_id = tokenizer.bos_token_id
+
+
+def recompute_layers(model: PreTrainedModel, count: int) -> None:
+    """Recompute the first `count` decoder layers in the backward pass (gradient checkpointing).
+
+    The first, because the backward pass reaches them when the other layers' activations are gone.
+    """
+    if count == 0:
+        return
+    settings = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(settings)
+    else:  # transformers before 5.20
+        model.gradient_checkpointing_enable(settings)
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    for layer in layers[count:]:
+        layer.gradient_checkpointing = False
 
 
 def base_of(model: nn.Module) -> PreTrainedModel:

@@ -188,35 +188,32 @@ def _require_fresh(run: RunDirectory) -> None:
         )
 
 
-def _checkpoint(run: RunDirectory, tell: Teller) -> Path:
-    """The newest complete checkpoint; damaged ones are named (T14, T34)."""
+def _checkpoint(run: RunDirectory, tell: Teller) -> Path | None:
+    """The newest complete checkpoint; None where the run was stopped before its first one.
+
+    Damaged ones are named (T14, T34). Raises RunError when there are only damaged ones.
+    """
     complete = run.complete_checkpoints()
     damaged = run.incomplete_checkpoints()
-    if complete:
-        for path, problems in damaged.items():
-            tell("note", text=f"{path} is left out: {problems[0]}")
-        return complete[-1].path
-    faults = [
-        Fault(
-            str(path),
-            problem,
-            "a complete checkpoint",
-            f"start it anew from its settings: tanren train {run.config_file}",
+    if not complete and damaged:
+        raise RunError.of(
+            *[
+                Fault(
+                    str(path),
+                    problem,
+                    "a complete checkpoint",
+                    f"start it anew from its settings: tanren train {run.config_file}",
+                )
+                for path, problems in damaged.items()
+                for problem in problems
+            ]
         )
-        for path, problems in damaged.items()
-        for problem in problems
-    ]
-    raise RunError.of(
-        *faults
-        or [
-            Fault(
-                str(run.checkpoints),
-                "no checkpoint",
-                "at least one",
-                f"start it from its settings: tanren train {run.config_file}",
-            )
-        ]
-    )
+    for path, problems in damaged.items():
+        tell("note", text=f"{path} is left out: {problems[0]}")
+    if not complete:
+        tell("note", text="there is no checkpoint yet: starting with the first step")
+        return None
+    return complete[-1].path
 
 
 def _record(
@@ -232,7 +229,7 @@ def _record(
     (T6).
     """
     now = environment.describe(models.device(), world_size=world)
-    if resume:
+    if resume and run.environment_file.exists() and run.data_file.exists():
         faults, remarks = environment.differences(read_json(run.environment_file), now)
         faults = [*changed_since(read_json(run.data_file), gate), *faults]
         if faults and not accept_changes:
@@ -271,7 +268,7 @@ def _trainer(
     if tell.active:
         adapters.save_initial(model, config.method, initial)
     environment.everyone_waits()
-    _checkpoint_layers(base, gate.plan.checkpointed_layers)
+    models.recompute_layers(base, gate.plan.checkpointed_layers)
     watch = Watch(
         tell,
         config.evaluation,
@@ -309,22 +306,6 @@ def _first_passes(gate: Gate, pad_id: int, rows: int = 64) -> Iterator[dict[str,
             [some[i] for i in members], side_by_side=False, pad_id=pad_id, device=models.device()
         )
         yield {k: v for k, v in batch.model_inputs().items() if isinstance(v, torch.Tensor)}
-
-
-def _checkpoint_layers(base: nn.Module, count: int) -> None:
-    """Recompute the first `count` decoder layers in the backward pass.
-
-    The first, because the backward pass reaches them when the other layers' activations are already
-    gone.
-    """
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    if count == 0:
-        return
-    base.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
-    layers = [m for m in base.modules() if isinstance(m, GradientCheckpointingLayer)]
-    for layer in layers[count:]:
-        layer.gradient_checkpointing = False
 
 
 def _flops_per_token(gate: Gate, model: nn.Module) -> float:
@@ -429,16 +410,7 @@ def _summary(
         "tokens": trainer.tokens_seen,
         "trained_parameters": found.trained,
         "all_parameters": found.total,
-        "optimizer_groups": [
-            {
-                "name": group.name,
-                "tensors": len(group.parameters),
-                "elements": group.elements,
-                "learning_rate": group.learning_rate,
-                "weight_decay": group.weight_decay,
-            }
-            for group in trainer.groups
-        ],
+        "optimizer_groups": [group.as_dict() for group in trainer.groups],
         "micro_batch_tokens": trainer.step.micro_batch_tokens,
         "side_by_side": trainer.step.side_by_side,
         "peak_memory_bytes": watch.peak_memory,

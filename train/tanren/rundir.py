@@ -271,7 +271,9 @@ class RunDirectory:
         return events
 
     def last_event(self, *kinds: str) -> dict[str, Any] | None:
-        return next((e for e in reversed(self.events()) if not kinds or e["event"] in kinds), None)
+        return next(
+            (e for e in reversed(self.events()) if not kinds or e.get("event") in kinds), None
+        )
 
     # --- who works on it --------------------------------------------------------------------------
 
@@ -311,12 +313,21 @@ class RunDirectory:
         """What became of the run, seen from outside (T25): a process that vanished without a word
         was killed.
         """
-        last = self.last_event("created", "started", "succeeded", "failed", "interrupted")
-        kind: Any = last["event"] if last else "created"
-        if kind == "started":
-            return "running" if self.owner() else "killed"
-        state: State = kind
-        return state
+        events = self.events()
+        last: Any = events[-1].get("event") if events else "created"
+        if last in ("succeeded", "failed", "interrupted"):
+            state: State = last
+            return state
+        if self.owner() is not None:
+            return "running"
+        return "created" if last == "created" else "killed"
+
+    def discard_if_unstarted(self) -> bool:
+        """Remove a run whose data or settings were refused before anything was done with them."""
+        untouched = not self.data_file.exists() and not self.checkpoints.exists()
+        if untouched and self.owner() is None:
+            shutil.rmtree(self.path, ignore_errors=True)
+        return untouched
 
     # --- checkpoints ------------------------------------------------------------------------------
 

@@ -16,28 +16,37 @@ import contextlib
 import gc
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
 
 from tanren import loss as losses
 from tanren import privacy
 from tanren.adapter import load_weights
-from tanren.batches import Pass, Row, StepOrder, assemble, plan, share
+from tanren.batches import (
+    Pass,
+    Row,
+    Step,
+    StepLoader,
+    StepOrder,
+    as_they_are,
+    assemble,
+    plan,
+    share,
+)
+from tanren.checkpoint import save_checkpoint
 from tanren.config import RunConfig
 from tanren.encode import Encoded
 from tanren.errors import DivergenceError, Fault, OutOfMemoryError, WorkError
 from tanren.methods import Group, Method
 from tanren.model import assert_not_repacked, base_of
-from tanren.rundir import RunDirectory, staged_folder
+from tanren.rundir import RunDirectory
 from tanren.schedule import factor
 from tanren.verdict import evaluations, judge
 
@@ -45,7 +54,7 @@ privacy.apply()
 
 from datasets import Dataset, disable_progress_bars  # noqa: E402 - telemetry must be off before
 from transformers import PreTrainedTokenizerFast, TrainerCallback, TrainerState  # noqa: E402
-from transformers.trainer_callback import ExportableState, PrinterCallback  # noqa: E402
+from transformers.trainer_callback import PrinterCallback  # noqa: E402
 from trl import SFTConfig, SFTTrainer  # noqa: E402
 
 if TYPE_CHECKING:
@@ -54,42 +63,6 @@ if TYPE_CHECKING:
     from transformers.trainer_utils import TrainOutput
 
 disable_progress_bars()
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """How the passes of a step are made."""
-
-    micro_batch_tokens: int
-    side_by_side: bool
-    pad_id: int
-
-
-def _as_they_are(rows: list[Row]) -> Any:
-    """Rows become tensors pass by pass, in the step."""
-    return rows
-
-
-class _Rows(TorchDataset[Row]):
-    def __init__(self, encoded: Encoded) -> None:
-        self.encoded = encoded
-
-    def __len__(self) -> int:
-        return len(self.encoded)
-
-    def __getitem__(self, index: int) -> Row:
-        return Row.of(*self.encoded.row(index))
-
-
-class _StepLoader(DataLoader[list[Row]]):
-    """One item is the rows of one optimizer step, the same on every process."""
-
-    def __init__(self, encoded: Encoded, order: StepOrder) -> None:
-        super().__init__(_Rows(encoded), batch_sampler=order, collate_fn=_as_they_are)  # type: ignore[arg-type]
-        self.step_order = order
-
-    def set_epoch(self, epoch: int) -> None:
-        self.step_order.set_epoch(epoch)
 
 
 def arguments(
@@ -180,7 +153,7 @@ class Trainer(SFTTrainer):
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         seed = config.seed if config.training.data_seed is None else config.training.data_seed
-        self.step_loader = _StepLoader(
+        self.step_loader = StepLoader(
             train, StepOrder(len(train), config.training.batch_size, seed)
         )
         self.step = step
@@ -212,7 +185,7 @@ class Trainer(SFTTrainer):
                 steps_per_epoch=len(self.step_loader),
                 on_cpu=on_cpu,
             ),
-            data_collator=_as_they_are,
+            data_collator=as_they_are,
             train_dataset=_arrow(train),
             eval_dataset=_arrow(validation) if validation is not None else None,
             processing_class=tokenizer,
@@ -586,64 +559,12 @@ class Trainer(SFTTrainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """All that resuming needs, in a folder that is whole or absent; the newest K stay."""
-        step = self.state.global_step
-        folder = self.run.checkpoints / f"step-{step:08d}"
-        rank, ranks = self.args.process_index, self.args.world_size
-        self._check_weights()
-        if ranks > 1:
-            states = self._gather_random_states()
-        if rank == 0:
-            with staged_folder(folder, step=step, world_size=ranks) as staged:
-                self.save_weights(staged)
-                self._save_optimizer_and_scheduler(str(staged))
-                if ranks > 1:
-                    for other, state in enumerate(states):
-                        torch.save(state, staged / f"rng_state_{other}.pth")
-                else:
-                    self._save_rng_state(str(staged))
-                self._export_callbacks()
-                self.state.save_to_json(str(staged / "trainer_state.json"))
-                _write_step(staged / "step.json", self.step, self.tokens_seen)
-            self.tell("checkpoint", step=step, path=str(folder.relative_to(self.run.path)))
-            self._rotate()
-        if ranks > 1:
-            dist.barrier()
-
-    def _check_weights(self) -> None:
-        for name, parameter in self.network.named_parameters():
-            if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
-                self.diverged(f"weights that are not finite ({name})")
-
-    def _gather_random_states(self) -> list[Any]:
-        import random
-
-        mine: dict[str, Any] = {
-            "python": random.getstate(),
-            "numpy": np.random.get_state(),
-            "cpu": torch.random.get_rng_state(),
-        }
-        if self.args.device.type == "cuda":
-            mine["cuda"] = torch.cuda.random.get_rng_state_all()
-        states: list[Any] = [None] * self.args.world_size
-        dist.all_gather_object(states, mine)
-        return states
-
-    def _export_callbacks(self) -> None:
-        for callback in [*self.callback_handler.callbacks, self.control]:
-            if isinstance(callback, ExportableState):
-                kept: Any = self.state.stateful_callbacks
-                kept[type(callback).__name__] = callback.state()
-
-    def _rotate(self) -> None:
-        import shutil
-
-        for old in self.run.complete_checkpoints()[: -self.run_config.training.keep_checkpoints]:
-            shutil.rmtree(old.path, ignore_errors=True)
+        save_checkpoint(self)
 
     def fit(self, resume_from: Path | None = None) -> TrainOutput | None:
         """Train, from the start or from a complete checkpoint; None when nothing was left to do."""
         if resume_from is not None:
-            self.step, self.tokens_seen = _read_step(resume_from / "step.json", self.step)
+            self.step, self.tokens_seen = self.step.as_saved(resume_from)
             if self._was_over(resume_from):
                 return None
         return self.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
@@ -694,25 +615,3 @@ def _arrow(encoded: Encoded) -> Dataset:
 
     ids = pa.LargeListArray.from_arrays(pa.array(encoded.offsets), pa.array(encoded.input_ids))
     return Dataset(pa.table({"input_ids": ids}))
-
-
-def _write_step(path: Path, step: Step, tokens_seen: int) -> None:
-    from tanren.rundir import write_json
-
-    write_json(
-        path,
-        {
-            "micro_batch_tokens": step.micro_batch_tokens,
-            "side_by_side": step.side_by_side,
-            "tokens_seen": tokens_seen,
-        },
-    )
-
-
-def _read_step(path: Path, step: Step) -> tuple[Step, int]:
-    from tanren.rundir import read_json
-
-    saved = read_json(path)
-    return Step(saved["micro_batch_tokens"], saved["side_by_side"], step.pad_id), saved[
-        "tokens_seen"
-    ]

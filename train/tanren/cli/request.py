@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tanren.cli.display import clean
 from tanren.cli.output import mistake
 from tanren.errors import ConfigError, Fault, UserError
 
@@ -101,6 +102,7 @@ def configuration(items: Items, flags: Flags, *, command: str) -> RunConfig:
             f"write `tanren {command} DATA.jsonl --model MODEL`",
         )
     _require_file_of_its_kind(items.source, command)
+    _require_text([str(items.source), *items.overrides, *flags.options().values()])
     overrides = [*flags.overrides(), *items.overrides]
     if items.is_yaml:
         return load(items.source, overrides)
@@ -119,6 +121,30 @@ def _require_file_of_its_kind(source: Path, command: str) -> None:
             f"go on with it: tanren train --resume {source}; or begin anew: tanren {command} "
             f"{source / 'config.yaml'}",
         )
+
+
+def _require_text(words: Sequence[str | None]) -> None:
+    """Settings are UTF-8 text (T26); an ASCII locale hands over bytes in disguise."""
+    faults = [
+        Fault(
+            clean(word),
+            "bytes that this locale cannot read as text",
+            "text",
+            "set PYTHONUTF8=1 or LC_ALL=C.UTF-8",
+        )
+        for word in words
+        if word is not None and not _is_text(word)
+    ]
+    if faults:
+        raise UserError("a word is not text in this locale", faults)
+
+
+def _is_text(word: str) -> bool:
+    try:
+        word.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def quoted(value: str) -> str:

@@ -73,7 +73,11 @@ def train(
         from tanren import pipeline
 
     run = pipeline.start(config, Path(out) if out is not None else None)
-    _execute(output, run)
+    try:
+        _execute(output, run)
+    except UserError:
+        run.discard_if_unstarted()  # the mistake is told; nothing was done that is worth keeping
+        raise
 
 
 def run(
