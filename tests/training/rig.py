@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import time
@@ -150,6 +151,37 @@ def steps_told(run: RunDirectory) -> dict[int, set[tuple[Any, ...]]]:
 # --- processes ------------------------------------------------------------------------------------
 
 
+def forkserver() -> ForkServerContext:
+    """Makes processes that are forked from a server with everything imported."""
+    os.environ["PYTHONPATH"] = PYTHONPATH  # for the server, which the first child starts
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tanren.pipeline", "bitsandbytes"])
+    return context
+
+
+@dataclass(frozen=True)
+class KillAt:
+    """The moment at which a process kills itself with SIGKILL: when Python is about to do `event`
+    (an audit event: `os.rename`, `open`, `os.remove`, …) to a path that matches, for the nth time.
+    """
+
+    event: str
+    path: str
+    nth: int = 1
+
+    def arm(self) -> None:
+        left = self.nth
+
+        def hook(name: str, arguments: tuple[Any, ...]) -> None:
+            nonlocal left
+            if name == self.event and any(re.search(self.path, str(a)) for a in arguments):
+                left -= 1
+                if left == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(hook)
+
+
 class Child:
     """A run in a process of its own. As a context manager it leaves no process behind."""
 
@@ -159,11 +191,8 @@ class Child:
         *,
         resume: bool = False,
         accept_changes: bool = False,
-        kill_at: tuple[str, str] | None = None,
+        kill_at: KillAt | None = None,
     ) -> None:
-        """`kill_at=(audit event, path part)`: the process kills itself with SIGKILL the moment
-        Python is about to do that to such a path (`os.rename`, `open`, `shutil.rmtree`, …).
-        """
         self.run = run
         self.log = run.path.parent / f"{run.name}.log"
         environment = {
@@ -171,10 +200,7 @@ class Child:
             for name, value in os.environ.items()
             if name.startswith(("TANREN_", "HF_", "OMP_"))
         }
-        os.environ["PYTHONPATH"] = PYTHONPATH  # for the server, which the first child starts
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["tanren.pipeline", "bitsandbytes"])
-        self.process = context.Process(
+        self.process = forkserver().Process(
             target=_carry_out,
             args=(str(run.path), str(self.log), environment, resume, accept_changes, kill_at),
             daemon=False,
@@ -236,7 +262,7 @@ def _carry_out(
     environment: dict[str, str],
     resume: bool,
     accept_changes: bool,
-    kill_at: tuple[str, str] | None,
+    kill_at: KillAt | None,
 ) -> None:
     """Runs in the child."""
     os.environ.update(environment)
@@ -245,7 +271,7 @@ def _carry_out(
     os.dup2(out, 2)
     torch.set_num_threads(1)
     if kill_at is not None:
-        _kill_oneself_at(*kill_at)
+        kill_at.arm()
     from tanren.pipeline import execute
 
     try:
@@ -253,11 +279,3 @@ def _carry_out(
     except TanrenError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         os._exit(error.exit_code)
-
-
-def _kill_oneself_at(event: str, part: str) -> None:
-    def hook(name: str, arguments: tuple[Any, ...]) -> None:
-        if name == event and any(part in str(argument) for argument in arguments):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(hook)

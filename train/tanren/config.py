@@ -103,8 +103,7 @@ class TrainingConfig(_Part):
     )
     max_steps: Positive | None = Field(
         None,
-        description="Stop after this many optimizer steps, however many epochs that is; null: no "
-        "limit.",
+        description="At most this many optimizer steps; null: as many as the epochs have.",
     )
     batch_size: Positive = Field(
         8, description="Rows per optimizer step over all devices. Small batches suit adapters."

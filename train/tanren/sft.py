@@ -283,7 +283,7 @@ class Trainer(SFTTrainer):
                 self._shrink(inputs, error)
         self.tokens_seen += sum(map(len, inputs))
         if not math.isfinite(float(loss)):
-            self.diverged(f"a loss of {float(loss)}")
+            self.diverged(f"a loss of {float(loss)}", step=self.state.global_step + 1)
         if not self._checked_gradients:
             self._check_gradients(model)
         return loss
@@ -396,15 +396,18 @@ class Trainer(SFTTrainer):
             "out_of_memory", micro_batch_tokens=smaller, before=budget, step=self.state.global_step
         )
 
-    def diverged(self, found: str) -> NoReturn:
-        """Raise DivergenceError, naming the last good checkpoint."""
+    def diverged(self, found: str, *, step: int | None = None) -> NoReturn:
+        """Raise DivergenceError, naming the last good checkpoint.
+
+        `step` counts from 1; None means the last finished one.
+        """
         kept = self.run.complete_checkpoints()
         remedy = "lower training.learning_rate, or look at the rows of this step"
         if kept:
             remedy += f"; the last good checkpoint is {kept[-1].path}"
         raise DivergenceError(
             "training diverged",
-            [Fault(f"step {self.state.global_step + 1}", found, "finite numbers", remedy)],
+            [Fault(f"step {step or self.state.global_step}", found, "finite numbers", remedy)],
         )
 
     def _check_gradients(self, model: nn.Module) -> None:
@@ -525,6 +528,22 @@ class Trainer(SFTTrainer):
             rows[i]
             for i in share([len(r) for r in rows], self.args.world_size, self.args.process_index)
         ]
+        while True:
+            try:
+                sums = self._summed(rows)
+                break
+            except torch.OutOfMemoryError as error:
+                self._shrink(rows, error)
+        if self.args.world_size > 1:
+            dist.all_reduce(sums)
+        assert_not_repacked(self.network)
+        total, correct, tokens = sums.tolist()
+        if not math.isfinite(total):
+            self.diverged(f"a validation loss of {total}")
+        return {"loss": total / tokens, "token_accuracy": correct / tokens, "tokens": tokens}
+
+    def _summed(self, rows: Sequence[Row]) -> Tensor:
+        """(3) float64: summed loss, correct tokens and labelled tokens of these rows."""
         sums = torch.zeros(3, dtype=torch.float64, device=self.args.device)
         passes = plan(
             [len(row) for row in rows],
@@ -536,20 +555,9 @@ class Trainer(SFTTrainer):
                 batch = self._assemble([rows[i] for i in members])
                 with self._precision():
                     found = self._loss(self.network, batch)
-                sums += torch.stack(
-                    [
-                        found.total.double(),
-                        found.correct.double(),
-                        sums.new_tensor(len(batch.targets)),
-                    ]
-                )
-        if self.args.world_size > 1:
-            dist.all_reduce(sums)
-        assert_not_repacked(self.network)
-        total, correct, tokens = sums.tolist()
-        if not math.isfinite(total):
-            self.diverged(f"a validation loss of {total}")
-        return {"loss": total / tokens, "token_accuracy": correct / tokens, "tokens": tokens}
+                tokens = sums.new_tensor(len(batch.targets))
+                sums += torch.stack([found.total.double(), found.correct.double(), tokens])
+        return sums
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Callbacks get what was measured, under the library's names."""
