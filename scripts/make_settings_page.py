@@ -23,8 +23,8 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "settings.md"
 INTRODUCTION = """\
 # Settings
 
-Written by `make docs` from the descriptions in `train/tanren/config.py` and `train/tanren/methods.py`;
-the same table in the terminal: `tanren config`.
+Written by `make docs` from the descriptions in `train/tanren/config.py` and
+`train/tanren/methods.py`; the same table in the terminal: `tanren config`.
 
 A setting is written in YAML, or behind the command as `key.path=value`, which wins:
 
@@ -32,8 +32,9 @@ A setting is written in YAML, or behind the command as `key.path=value`, which w
 tanren train configs/demo.yaml training.num_epochs=5 method.rank=32
 ```
 
-Unknown keys and wrong values are errors, all of them shown at once. What was finally used, with every
-`auto` filled in, is kept as `config.yaml` in the run's folder; that file alone reproduces the run.
+Unknown keys and wrong values are errors, all of them shown at once. What was finally used, with
+every `auto` filled in, is kept as `config.yaml` in the run's folder; that file alone reproduces the
+run.
 """
 
 
@@ -41,6 +42,8 @@ def page() -> str:
     """The whole page as Markdown."""
     rows: dict[str, list[tuple[str, str, str, str]]] = {}
     for path, kind, default, text in documentation():
+        if path == "method.name":
+            continue  # has a table of its own
         rows.setdefault(path.partition(".")[0], []).append((path, kind, default, text))
     sections = [INTRODUCTION]
     for part, settings in rows.items():
@@ -83,10 +86,11 @@ def _methods() -> Iterator[str]:
             if key != "name" and (key not in shared or shared[key] != value)
         ]
         differs = ", ".join(changed)
-        if not differs:
-            differs = "no rank, no alpha" if name == "full" else ""
-        does = inspect.cleandoc(method.__doc__ or "").split("\n")[0].partition(": ")[2]
-        yield f"| `{name}` | {method.title} | {_cell(does)} | {_cell(differs)} | {method.paper} |"
+        if shared.keys() - own.keys():
+            differs = "has no rank, alpha or layers to choose"
+        summary = inspect.cleandoc(method.__doc__ or "").split("\n\n")[0]
+        does = _cell(summary.partition(": ")[2])
+        yield f"| `{name}` | {method.title} | {does} | {differs or '-'} | {method.paper or '-'} |"
 
 
 def _defaults(name: str) -> dict[str, Any]:

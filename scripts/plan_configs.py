@@ -22,7 +22,12 @@ USABLE = 0.95
 
 # What the models' own config.json say, as far as memory depends on it; and their context in tokens.
 _SHARED = {"num_key_value_heads": 8, "head_dim": 128}
-_QWEN3 = {"model_type": "qwen3", "vocab_size": 151_936, "max_position_embeddings": 40_960, **_SHARED}
+_QWEN3 = {
+    "model_type": "qwen3",
+    "vocab_size": 151_936,
+    "max_position_embeddings": 40_960,
+    **_SHARED,
+}
 MODELS: dict[str, dict[str, Any]] = {
     "Qwen/Qwen3-0.6B": {
         **_QWEN3,

@@ -47,6 +47,15 @@ def weather_talk() -> Example:
     )
 
 
+def reasoned_talk() -> Example:
+    return example(
+        user("a"),
+        answer("b", reasoning_content="first thought"),
+        user("c"),
+        answer("d", reasoning_content="second thought"),
+    )
+
+
 TALKS: dict[str, Example] = {
     "single": example(user("Why is the sky blue?"), answer("Because air scatters blue light.")),
     "multi": example(

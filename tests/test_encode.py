@@ -207,6 +207,48 @@ def test_a_reply_that_begins_with_a_line_break_keeps_inferences_prompt_t1() -> N
     assert trained_text(encoded, 0, chat.tokenizer)[1] == ("\nHi<|im_end|>", True)
 
 
+JOINING = (
+    "{% for m in messages %}{% if m.role == 'user' %}{{ m.content + ' ' }}"
+    "{% else %}{{ 'assista' + m.content + eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}assista{% endif %}"
+)
+
+
+def test_a_prompt_whose_last_word_goes_on_in_the_reply_keeps_its_own_tokens_t1() -> None:
+    chat = renderer("no-template-bytes", template=JOINING)
+    talk = example(user("a"), answer("nt."), line=5)
+    prompt = chat.prompt_ids(talk.messages[:1])
+    assert chat.token_ids("a assistant.<eos>")[: len(prompt)] != prompt
+    encoded, ledger = encode([talk], chat, WIDE)
+    assert encoded.row(0)[0][: len(prompt)].tolist() == prompt
+    assert trained_text(encoded, 0, chat.tokenizer)[1] == ("nt.<eos>", True)
+    assert ledger.boundary_encodings == 1
+
+
+def test_a_reply_that_cannot_be_encoded_apart_is_refused_and_not_mislabelled() -> None:
+    """SentencePiece would write a space in front of the reply that nobody wrote."""
+    chat = renderer("plain-llama2", template=JOINING)
+    encoded, ledger = encode([example(user("a"), answer("nt."), line=5)], chat, WIDE)
+    assert len(encoded) == 0 and ledger.refused == {"prompt and reply joined": 1}
+    assert ledger.faults[0].where == "chat.jsonl:5"
+
+
+def test_tokens_that_reach_beyond_a_templates_markers_are_not_trained() -> None:
+    source = (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'user' %}"
+        "{{ m.content }}{% else %}{% generation %}{{ m.content[:-2] }}{% endgeneration %}"
+        "{{ m.content[-2:] }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    chat = renderer("chatml-marked", template=source)
+    for reply in ("the sky is blue", "a helpful assistant", "Tokyo is the capital", "東京の天気"):
+        encoded, _ = encode([example(user("a"), answer(reply))], chat, WIDE)
+        pieces = trained_text(encoded, 0, chat.tokenizer)
+        trained = "".join(text for text, is_trained in pieces if is_trained)
+        assert trained and reply[:-2].startswith(trained)
+    assert trained != "東京の天気"
+
+
 def test_joined_boundaries_in_one_of_several_turns_split_the_row() -> None:
     talk = example(user("a"), answer("b"), user("c"), answer("\nHi"))
     encoded, ledger, chat = encoded_by("chatml", talk)

@@ -17,6 +17,7 @@ from conversations import (
     call,
     example,
     hostile_example,
+    reasoned_talk,
     system,
     user,
     weather_talk,
@@ -91,7 +92,7 @@ def test_every_real_template_renders_byte_for_byte_as_transformers_renders_it(na
     if chat.facts.uses_date:
         pytest.skip("transformers tells today's date; the pinned date has its own test")
     rendered = 0
-    for talk in [*TALKS.values(), weather_talk()]:
+    for talk in [*TALKS.values(), weather_talk(), reasoned_talk()]:
         messages, tools = render_ready(talk)
         for count, prompt in ((1, True), (len(messages), False), (len(messages) - 1, True)):
             part = messages[:count]
@@ -195,6 +196,18 @@ def test_a_template_that_wants_arguments_as_text_gets_text() -> None:
     chat = ChatRenderer(with_template(real_template("deepseekv3")))
     assert chat.facts.tool_arguments == "text"
     assert '{"city": "東京"}' in chat.conversation(weather_talk().messages)
+
+
+def test_a_template_that_prints_arguments_as_they_are_gets_text_and_not_python() -> None:
+    source = CHATML.replace(
+        "message['content']",
+        "(message.content or '' if message.tool_calls is not defined else "
+        "message.tool_calls[0].function.name ~ message.tool_calls[0].function.arguments)",
+    )
+    chat = ChatRenderer(with_template(source))
+    assert chat.facts.tool_arguments == "text"
+    (one, *_) = chat.turns(weather_talk())
+    assert one.text[slice(*one.spans[0])] == 'get_weather{"city": "東京"}<|im_end|>'
 
 
 def test_ids_of_tool_calls_are_shortened_where_a_template_demands_nine_letters() -> None:
@@ -550,6 +563,22 @@ def test_messages_that_would_be_lost_are_refused_and_lost_texts_are_noted() -> N
         chat.turns(example(user("a"), answer("b", tool_calls=[call("add", "{}")])))
     (one,) = chat.turns(example(system("Be brief."), user("a"), answer("b")))
     assert one.left_out == (0,)
+
+
+def test_a_template_may_change_white_space_of_messages() -> None:
+    source = CHATML.replace("message['content']", "message['content'].split() | join(' ')")
+    (one,) = ChatRenderer(with_template(source)).turns(example(user("a  b\nc"), answer("d")))
+    assert "\na b c<|im_end|>" in one.text and one.left_out == ()
+
+
+def test_keys_without_meaning_for_a_model_do_not_reach_the_template() -> None:
+    source = CHATML.replace(
+        "message['content']", "message.keys() | list | string + message['content']"
+    )
+    chat = ChatRenderer(with_template(source))
+    messages = [user("a"), answer("b", weight=1, name=None, tool_calls=None)]
+    assert "weight" not in chat.conversation(messages) and "name" not in chat.conversation(messages)
+    assert chat.conversation(messages) == chat.conversation([user("a"), answer("b")])
 
 
 def test_null_content_beside_tool_calls_is_accepted_as_the_api_sends_it() -> None:

@@ -47,7 +47,7 @@ BENCH_MODEL: Mapping[str, Any] = {
 TINY_MODEL: Mapping[str, Any] = {
     **BENCH_MODEL,
     "hidden_size": 64,
-    "intermediate_size": 96,
+    "intermediate_size": 128,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,

@@ -217,10 +217,10 @@ def merge(lab: Lab) -> Iterator[Row]:
             moved, _ = kl_and_agreement(wanted, _logits(lab, model, ids))
         state = {k: v.clone() for k, v in get_peft_model_state_dict(model).items()}
         if method.storage == "nf4":
-            del model
-            _, source = load(lab, "qwen3-0.6b", methods()["lora"])
-            plain = base.dequantize()
-            model = add_adapter(plain, source, methods()["lora"], seed=1)
+            del model, base
+            lab.clear()
+            base, source = load(lab, "qwen3-0.6b", method)
+            model = add_adapter(base.dequantize(), source, methods()["lora"], seed=1)
             set_peft_model_state_dict(model, state)
         merged = model.merge_and_unload()
         kl, agreement = kl_and_agreement(wanted, _logits(lab, merged, ids))

@@ -48,7 +48,6 @@ def throughput(lab: Lab) -> Iterator[Row]:
 def _work(lab: Lab, name: str) -> Work:
     """Lognormal rows: about 1,000 tokens on average, weighted by attention about 2,000."""
     return make_work(
-        lab,
         steps=lab.pick(WARM_STEPS + TIMED_STEPS, 4),
         tokens=lab.pick(16_384, 128),
         mean=lab.pick(1024, 16),
@@ -105,7 +104,7 @@ def _planned_layers(lab: Lab, name: str, method_name: str, work: Work, budget: i
         lab,
         limit=this_device().memory_total,
         longest=max(work.lengths),
-        step_tokens=int(work.tokens_per_step),
+        step_tokens=work.tokens,
         tokens=budget,
     )
     facts = method_facts(lab, methods()[method_name])
@@ -181,7 +180,7 @@ def _trl(
         model,
         work,
         clock,
-        rows_per_pass=min(rows_per_pass, work.step_rows),
+        rows_per_pass=min(rows_per_pass, len(work.sequences)),
         checkpointing=checkpointing,
         cast_inputs=cast_inputs,
     )

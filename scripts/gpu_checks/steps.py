@@ -21,12 +21,11 @@ LEARNING_RATE = 3e-4
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """The rows of a measurement. `step_rows` per optimizer step, each step the same lengths in
-    another order, so that steps cost the same.
+    """The rows of a measurement: every optimizer step takes all of them, so that steps cost the
+    same and the loss must fall.
     """
 
     sequences: list[tuple[Any, Any]]
-    step_rows: int
     steps: int
 
     @property
@@ -34,26 +33,23 @@ class Work:
         return [len(ids) for ids, _ in self.sequences]
 
     @property
-    def tokens_per_step(self) -> float:
-        return sum(self.lengths) / self.steps
+    def tokens(self) -> int:
+        """Of one step."""
+        return sum(self.lengths)
 
     @property
     def labelled_share(self) -> float:
-        labelled = sum(int((labels != -100).sum()) for _, labels in self.sequences)
-        return labelled / sum(self.lengths)
+        return sum(int((labels != -100).sum()) for _, labels in self.sequences) / self.tokens
 
 
-def make_work(lab: Lab, *, steps: int, tokens: int, mean: int, vocabulary: int) -> Work:
-    """Lognormal rows of about that mean, together about `tokens` per step, 40% labelled."""
+def make_work(*, steps: int, tokens: int, mean: int, vocabulary: int) -> Work:
+    """Lognormal rows of about that mean, together at most `tokens`, 40% labelled."""
     from bench.inputs import chat_lengths, random_sequences
 
     rows = max(2, round(tokens / mean))
     drawn = np.array(chat_lengths(rows, mean=mean, seed=4, spread=0.8, most=4 * mean))
-    lengths = np.maximum(4, np.round(drawn * (tokens / drawn.sum()))).astype(int)
-    order = np.random.default_rng(5)
-    every = [int(n) for _ in range(steps) for n in order.permutation(lengths)]
-    sequences = random_sequences(every, vocabulary=vocabulary, seed=6, labelled=0.4)
-    return Work(sequences, rows, steps)
+    lengths = np.maximum(4, np.floor(drawn * (tokens / drawn.sum()))).astype(int).tolist()
+    return Work(random_sequences(lengths, vocabulary=vocabulary, seed=6, labelled=0.4), steps)
 
 
 @dataclass
@@ -100,8 +96,8 @@ def settings(lab: Lab, model: Path, method: Any, work: Work, **training: Any) ->
             "data": {"train": "made.jsonl"},
             "method": method.model_dump(),
             "training": {
-                "batch_size": work.step_rows,
-                "max_steps": work.steps,
+                "batch_size": len(work.sequences),
+                "num_epochs": work.steps,
                 "schedule": "constant",
                 "warmup_fraction": 0,
                 "save_every": 10_000,
@@ -125,19 +121,20 @@ def our_trainer(
     side_by_side: bool,
 ) -> Any:
     """`tanren.sft.Trainer` as the pipeline builds it, on rows that lie encoded in memory."""
-    from tanren.batches import Row
+    from tanren.batches import Row, Step
     from tanren.model import load_tokenizer_from
     from tanren.rundir import RunDirectory
-    from tanren.sft import Step, Trainer
+    from tanren.sft import Trainer
 
     optimizer = "paged_adamw_8bit" if method.storage == "nf4" and lab.cuda else "adamw"
     config = settings(lab, folder, method, work, optimizer=optimizer)
+    run = RunDirectory.create(lab.work / f"run-{name}-{time.monotonic_ns()}", config)
     trainer = Trainer(
         model=model,
         tokenizer=load_tokenizer_from(folder),
         method=method,
         config=config,
-        run=RunDirectory.create(lab.work / f"run-{name}-{time.monotonic_ns()}", config),
+        run=run,
         train=encoded(work.sequences),
         validation=None,
         step=Step(budget, side_by_side, 0),
@@ -145,6 +142,7 @@ def our_trainer(
         dtype=lab.dtype,
         on_cpu=not lab.cuda,
         save_weights=lambda folder: None,
+        tell=run.event,
         callbacks=[clock],
     )
     trainer.prove_loss([Row.of(ids[:32], ids[:32]) for ids, _ in work.sequences[:2]])
@@ -176,6 +174,7 @@ def trl_trainer(
     cast_inputs: bool = True,
 ) -> Any:
     """SFTTrainer with its own loss, padding and metrics."""
+    from bench.inputs import word_tokenizer
     from datasets import Dataset
     from peft import LoraConfig
     from transformers.trainer_callback import PrinterCallback
@@ -187,7 +186,7 @@ def trl_trainer(
         args=SFTConfig(
             output_dir=str(lab.work / "trl"),
             per_device_train_batch_size=rows_per_pass,
-            gradient_accumulation_steps=max(1, work.step_rows // rows_per_pass),
+            gradient_accumulation_steps=max(1, len(rows) // rows_per_pass),
             max_steps=work.steps,
             learning_rate=LEARNING_RATE,
             lr_scheduler_type="constant",
@@ -201,6 +200,7 @@ def trl_trainer(
             use_cpu=not lab.cuda,
         ),
         train_dataset=Dataset.from_list(rows),
+        processing_class=word_tokenizer(512),  # pads; the rows are token ids already
         peft_config=LoraConfig(
             task_type="CAUSAL_LM", r=16, lora_alpha=32, target_modules="all-linear"
         ),
@@ -244,7 +244,7 @@ def rates(lab: Lab, name: str, work: Work, seconds: float, trained: int) -> dict
         length=packed_length(work.lengths),
         supervised_fraction=work.labelled_share,
     )
-    rate = work.tokens_per_step / seconds
+    rate = work.tokens / seconds
     device = this_device()
     peaks = {"MFU of data sheet": device.peak_flops, "MFU of measured": device.measured_peak_flops}
     return {

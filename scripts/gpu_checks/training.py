@@ -200,7 +200,7 @@ def _train(
     method = methods()[method_name]
     words = lab.numbers(name)["vocab_size"]
     mean = max(16, (step_tokens or tokens) // 16)
-    work = make_work(lab, steps=steps, tokens=step_tokens or tokens, mean=mean, vocabulary=words)
+    work = make_work(steps=steps, tokens=step_tokens or tokens, mean=mean, vocabulary=words)
     lab.clear()
     model, base = fresh(lab, name, method)
     checkpoint_layers(base, checkpointed)
@@ -242,7 +242,7 @@ def _estimate(
 
     longest = max(work.lengths)
     load = workload(
-        lab, limit=GIB, longest=longest, step_tokens=int(work.tokens_per_step), tokens=tokens
+        lab, limit=GIB, longest=longest, step_tokens=work.tokens, tokens=tokens
     )
     parts = memory_parts(
         shape_of(lab.numbers(name)),

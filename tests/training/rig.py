@@ -11,10 +11,14 @@ import contextlib
 import multiprocessing
 import os
 import re
+import resource
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -279,3 +283,18 @@ def _carry_out(
     except TanrenError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         os._exit(error.exit_code)
+
+
+def peak_of_measuring(path: str, answer: Connection, all_logits: bool) -> None:
+    """Runs in a child: by how many bytes evaluating makes this process's largest size grow, the
+    tokens that were scored, and their loss. `all_logits`: with the chunked loss switched off.
+    """
+    torch.set_num_threads(1)
+    trainer = build_trainer(RunDirectory(path))
+    assert trainer.validation is not None
+    trainer.step = Step(10**6, True, trainer.step.pad_id)
+    trainer._head_matches = not all_logits
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = trainer.measure(trainer.validation)
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    answer.send((grown, found["tokens"], found["loss"]))

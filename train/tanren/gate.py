@@ -38,6 +38,7 @@ from tanren.estimate import MemoryPlan, MethodFacts, ModelShape, Workload, plan_
 from tanren.methods import Full
 from tanren.rundir import runs_root, storage_errors
 from tanren.template import ChatRenderer
+from tanren.tracking import require_trackers
 
 Tell = Callable[..., None]
 
@@ -134,6 +135,7 @@ def _file_record(found: Any, ledger: Ledger) -> dict[str, Any]:
 
 def examine(config: RunConfig, *, tell: Tell = quiet) -> Gate:
     """Pass the gate or raise DataError, ModelError or ConfigError with every fault found."""
+    require_trackers(config.tracking)
     tell("stage", name="data", text=f"reading {config.data.train}")
     found = _survey(config)
     tell("stage", name="data", text=f"encoding with the tokenizer of {config.model.name}")

@@ -29,6 +29,7 @@ from tanren.methods import Full
 from tanren.proof import prove, reference, require
 from tanren.rundir import RunDirectory, new_run_path, read_json, write_json
 from tanren.sft import Step, Trainer
+from tanren.tracking import keep_inside
 from tanren.verdict import evaluations, judge
 from tanren.watch import Watch, stop_on_signals
 
@@ -135,6 +136,7 @@ def _execute(
     samples = choose_samples(gate.config, gate.renderer, models.context_length(gate.source))
     before = answer_samples(base, gate.tokenizer, gate.renderer, samples, gate.config.evaluation)
 
+    keep_inside(gate.config.tracking, run.path)
     trainer, watch = _trainer(run, tell, gate, base, world)
     tell(
         "started",

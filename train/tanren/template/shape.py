@@ -28,7 +28,9 @@ class MessageShape:
         """Messages as the template wants them; those that need no change are passed on."""
         return [
             self._changed(message)
-            if message["role"] in self._role_of or not _KEYS_TO_CHANGE.isdisjoint(message)
+            if message["role"] in self._role_of
+            or not _KEYS_TO_CHANGE.isdisjoint(message)
+            or None in message.values()
             else message
             for message in messages
         ]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from tanren.errors import DataError, Fault
-from tanren.template.facts import Message
+from tanren.template.facts import Message, TemplateFacts
 from tanren.template.shape import all_reasoning, reasoning_of
 from tanren.template.writer import Spans, TemplateWriter
 
@@ -138,10 +138,10 @@ def _after_prompt(
         reply = facts.reply_prefix + written + facts.reply_suffix
         if written and not reasoning and "tool_calls" not in message and through.endswith(reply):
             return prompt + reply
-    raise DataError.of(_not_continued(prompt, through, place))
+    raise DataError.of(_not_continued(facts, prompt, through, place))
 
 
-def _not_continued(prompt: str, through: str, place: str) -> Fault:
+def _not_continued(facts: TemplateFacts, prompt: str, through: str, place: str) -> Fault:
     same = next(
         (i for i, (a, b) in enumerate(zip(prompt, through, strict=False)) if a != b), len(through)
     )
@@ -150,8 +150,9 @@ def _not_continued(prompt: str, through: str, place: str) -> Fault:
         found=f"a conversation that goes on with {through[same : same + 60]!r} where the prompt "
         f"for this reply ends in {prompt[max(0, same - 20) :][-80:]!r}",
         expected="a template whose conversation begins with the prompt that inference sees",
-        remedy="set data.thinking to true if the data has reasoning and to false if it has none, "
-        "or set model.chat_template",
+        remedy="set model.chat_template to such a one"
+        if facts.thinking == "none"
+        else "set data.thinking to true if the data has reasoning and to false if it has none",
     )
 
 
