@@ -152,7 +152,14 @@ def prepare(options: argparse.Namespace, dtype: str, folder: Path) -> dict[str, 
     """Model and rows on disk; the encoded rows in tanren's order, for those who do not read
     chats.
     """
-    from bench.inputs import BENCH_MODEL, TINY_MODEL, chat_lengths, chat_rows, save_model, write_rows
+    from bench.inputs import (
+        BENCH_MODEL,
+        TINY_MODEL,
+        chat_lengths,
+        chat_rows,
+        save_model,
+        write_rows,
+    )
 
     shape = TINY_MODEL if options.tiny else BENCH_MODEL
     save_model(folder / "model", shape, seed=options.seed)
@@ -332,7 +339,16 @@ def loss_memory(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
                 f"{agree:.1e}",
             ]
         )
-    header = ["", "full logits MiB", "ours MiB", "ratio", "≤ 1/4", "full CPU s", "ours CPU s", "gap"]
+    header = [
+        "",
+        "full logits MiB",
+        "ours MiB",
+        "ratio",
+        "≤ 1/4",
+        "full CPU s",
+        "ours CPU s",
+        "gap",
+    ]
     title = f"## Memory of the loss, {vocabulary:,} words, {positions:,} positions, all labelled"
     return result, f"{title}\n\n{report.table(header, rows)}"
 
@@ -386,7 +402,10 @@ def small_job(path: Path, rows: int) -> Path:
     """Short Japanese chats that differ from each other."""
     with path.open("w", encoding="utf-8") as file:
         for i in range(rows):
-            question, answer = f"{i}たす{i + 1}はいくつですか。", f"{i}たす{i + 1}は{2 * i + 1}です。"
+            question, answer = (
+                f"{i}たす{i + 1}はいくつですか。",
+                f"{i}たす{i + 1}は{2 * i + 1}です。",
+            )
             messages = [
                 {"role": "user", "content": question},
                 {"role": "assistant", "content": answer},

@@ -1,4 +1,4 @@
-"""Write into every file of configs/ what it needs: the lines that begin with `# Memory:` and `# Rows:`.
+"""Write into every file of configs/ what it needs: the lines `# Memory: ...` and `# Rows: ...`.
 
     python scripts/plan_configs.py                  # or: make docs
 
@@ -20,7 +20,7 @@ from tanren.methods import Full
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 USABLE = 0.95
 
-# What the models' own config.json say, as far as memory depends on it; and their context in tokens.
+# What the models' own config.json say, as far as memory depends on it, and their context (tokens).
 _SHARED = {"num_key_value_heads": 8, "head_dim": 128}
 _QWEN3 = {
     "model_type": "qwen3",
@@ -116,7 +116,7 @@ def facts_of(config: RunConfig) -> MethodFacts:
 
 
 def longest_row(config: RunConfig, memory_bytes: int) -> int:
-    """Tokens of the longest row that this card takes, rounded down to hundreds, at most the context."""
+    """Tokens of the longest row that the card takes, in whole hundreds, at most the context."""
     low, high = 1, MODELS[config.model.name]["max_position_embeddings"] // 100
     while low < high:
         middle = (low + high + 1) // 2

@@ -30,10 +30,10 @@ KINDS = "down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
 
 
 def faults_of(config: Any) -> list[Any]:
-    gate = examine(config)
-    base = assembled.load(gate)
+    """Of the gate, which knows the layers before any weights are loaded, or of putting it on."""
     with pytest.raises(ModelError) as caught:
-        add_adapter(base, gate.source, config.method, seed=0)
+        gate = examine(config)
+        add_adapter(assembled.load(gate), gate.source, config.method, seed=0)
     return list(caught.value.faults)
 
 
@@ -140,9 +140,18 @@ def test_a_damaged_head_fails_the_proof(make_config: Any, tmp_path: Path) -> Non
     assert not prove(expected, fresh, tmp_path / "a", dtype=torch.float32).passed
 
 
-@pytest.mark.parametrize("saved", [["lm_head"], ["embed_tokens"], ["embed_tokens", "lm_head"]])
-def test_t11_tied_embeddings_trained_whole_are_right_or_refused(
-    make_run: Callable[..., Any], tmp_path: Path, saved: list[str]
+@pytest.mark.parametrize(
+    "layers",
+    [
+        {"modules_to_save": ["lm_head"]},
+        {"modules_to_save": ["embed_tokens"]},
+        {"modules_to_save": ["embed_tokens", "lm_head"]},
+        {"target_modules": ["embed_tokens", "q_proj"]},
+    ],
+    ids=["head", "embeddings", "both", "adapter on embeddings"],
+)
+def test_t11_tied_embeddings_are_right_or_refused(
+    make_run: Callable[..., Any], tmp_path: Path, layers: dict[str, list[str]]
 ) -> None:
     """Either the run ends with a passed proof and a file that merges to the same logits, or it is
     refused before training with a remedy. Never anything between.
@@ -152,12 +161,12 @@ def test_t11_tied_embeddings_trained_whole_are_right_or_refused(
     run = make_run(
         "training.max_steps=3",
         family="llama-tied",
-        method={"name": "lora", "modules_to_save": saved},
+        method={"name": "lora", **layers},
     )
     try:
         result = execute(run)
     except ModelError as error:
-        assert error.faults and error.faults[0].where == "method.modules_to_save"
+        assert error.faults and error.faults[0].where == f"method.{next(iter(layers))}"
         assert not run.checkpoints.exists()
         return
     assert result["proof"]["passed"]

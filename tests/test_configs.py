@@ -102,7 +102,7 @@ def test_every_method_has_a_config_for_every_model_and_every_card_size_is_met() 
 
 @pytest.mark.parametrize("path", FOR_CARDS, ids=ids)
 def test_a_config_fits_its_card(path: Path, planner: ModuleType) -> None:
-    """Rows of the full `data.max_length` fit, with 5% of the card left alone; a quarter does not."""
+    """Rows of the full `data.max_length` fit, with 5% of the card left alone."""
     config = load(path)
     memory = planner.card_bytes(path)
     assert memory == int(0.95 * parts(path)[2] * 2**30)

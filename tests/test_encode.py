@@ -22,6 +22,7 @@ from conversations import (
     weather_talk,
 )
 from templates import TOOLS, families
+from tokenizers import AddedToken
 
 from tanren.chat import Example
 from tanren.encode import (
@@ -229,8 +230,17 @@ def test_a_reply_that_cannot_be_encoded_apart_is_refused_and_not_mislabelled() -
     """SentencePiece would write a space in front of the reply that nobody wrote."""
     chat = renderer("plain-llama2", template=JOINING)
     encoded, ledger = encode([example(user("a"), answer("nt."), line=5)], chat, WIDE)
-    assert len(encoded) == 0 and ledger.refused == {"prompt and reply joined": 1}
+    assert len(encoded) == 0 and ledger.refused == {"no token boundary": 1}
     assert ledger.faults[0].where == "chat.jsonl:5"
+
+
+def test_a_token_that_swallows_the_end_of_turn_is_refused_t4() -> None:
+    chat = renderer("chatml")
+    chat.tokenizer.add_tokens([AddedToken("!<|im_end|>", normalized=False)])
+    rows = [example(user("a"), answer(reply), line=n) for n, reply in enumerate(("Hi!", "Hi."), 1)]
+    encoded, ledger = encode(rows, ChatRenderer(chat.tokenizer), WIDE)
+    assert ledger.refused == {"no token boundary": 1} and ledger.faults[0].where == "chat.jsonl:1"
+    assert encoded.row(0)[1][-1] == chat.facts.end_of_turn_id
 
 
 def test_tokens_that_reach_beyond_a_templates_markers_are_not_trained() -> None:

@@ -25,8 +25,10 @@ from transformers import (
 TINY_CHAT = Path(__file__).parent.parent / "data" / "tiny-chat"
 
 CHATML = (
-    "{%- for m in messages -%}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{%- endfor -%}"
-    "{%- if add_generation_prompt -%}<|im_start|>assistant\n{%- endif -%}"
+    "{%- for m in messages -%}"
+    "{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"
 )
 PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"
 QUESTIONS = (

@@ -122,7 +122,9 @@ def hand(spec: Spec, turns: Turns) -> None:
         optimizer.step()
         optimizer.zero_grad()
         turns.lap(float(total))
-    turns.done(adapter=keep_adapter(spec, adapter_of(model)), trained=sum(map(torch.numel, trained)))
+    turns.done(
+        adapter=keep_adapter(spec, adapter_of(model)), trained=sum(map(torch.numel, trained))
+    )
 
 
 def sorted_parts(rows: list[Row], parts: int) -> list[list[Row]]:

@@ -26,7 +26,11 @@ def environment(lab: Lab) -> Iterator[Row]:
     yield {"what": "versions", "found": ", ".join(f"{k} {v}" for k, v in facts["versions"].items())}
     yield {"what": "python", "found": facts["python"]}
     yield {"what": "liger-kernel", "found": "there" if find_spec("liger_kernel") else "missing"}
-    yield {"what": "trl", "found": "there" if find_spec("trl") else "missing", "ok": bool(find_spec("trl"))}
+    yield {
+        "what": "trl",
+        "found": "there" if find_spec("trl") else "missing",
+        "ok": bool(find_spec("trl")),
+    }
     if lab.cuda:
         found = torch.cuda.get_device_properties(lab.device)
         free, total = torch.cuda.mem_get_info(lab.device)
@@ -163,7 +167,12 @@ def nf4(lab: Lab) -> Iterator[Row]:
         "ok": lab.tiny or NF4_BITS <= bits <= NF4_BITS * slack,
     }
     state = layers[0].weight.quant_state
-    yield {"what": "type", "found": state.quant_type, "wanted": "nf4", "ok": state.quant_type == "nf4"}
+    yield {
+        "what": "type",
+        "found": state.quant_type,
+        "wanted": "nf4",
+        "ok": state.quant_type == "nf4",
+    }
     twice = bool(state.nested) and state.absmax.dtype == torch.uint8
     yield {"what": "scales quantised again", "found": twice, "wanted": True, "ok": twice}
     off = max(_off_grid(layer.weight) for layer in layers[:: max(1, len(layers) // 8)])

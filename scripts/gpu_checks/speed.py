@@ -155,7 +155,10 @@ def ladder(lab: Lab) -> Iterator[Row]:
             missing.append(f"{title}: {reason}")
             continue
         except RuntimeError as error:  # out of memory, a compiler's complaint
-            row = {"ok": False, "loss": f"{type(error).__name__}: {str(error).splitlines()[0][:90]}"}
+            row = {
+                "ok": False,
+                "loss": f"{type(error).__name__}: {str(error).splitlines()[0][:90]}",
+            }
         lab.clear()
         yield {"rung": title, **row}
     if missing:

@@ -256,4 +256,3 @@ def rates(lab: Lab, name: str, work: Work, seconds: float, trained: int) -> dict
 
 def trained_parameters(model: Any) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
-

@@ -160,8 +160,7 @@ def out_of_memory(lab: Lab) -> Iterator[Row]:
         ("tight", tight, limit),
     ):
         off = max(
-            abs(a - b) / abs(b)
-            for a, b in zip(found.clock.losses, whole.clock.losses, strict=True)
+            abs(a - b) / abs(b) for a, b in zip(found.clock.losses, whole.clock.losses, strict=True)
         )
         yield {
             "run": name,
@@ -235,15 +234,11 @@ def _train(
     return found
 
 
-def _estimate(
-    lab: Lab, name: str, method: Any, work: Work, tokens: int, checkpointed: int
-) -> int:
+def _estimate(lab: Lab, name: str, method: Any, work: Work, tokens: int, checkpointed: int) -> int:
     from tanren.estimate import memory_parts, shape_of
 
     longest = max(work.lengths)
-    load = workload(
-        lab, limit=GIB, longest=longest, step_tokens=work.tokens, tokens=tokens
-    )
+    load = workload(lab, limit=GIB, longest=longest, step_tokens=work.tokens, tokens=tokens)
     parts = memory_parts(
         shape_of(lab.numbers(name)),
         method_facts(lab, method),

@@ -154,7 +154,8 @@ def examine(config: RunConfig, *, tell: Tell = quiet) -> Gate:
     shape = _shape(source)
     memory = _memory(config, shape, train, here)
     plan = _plan(config, train, train_ledger, memory, here)
-    config = _planned(config, train_ledger, plan)
+    lengths = [ledger.max_length for ledger in (train_ledger, validation_ledger) if ledger]
+    config = _planned(config, max(lengths), plan)
     outline = sketch(source, config.method)
     groups = config.method.optimizer_groups(
         outline.named_parameters(),
@@ -162,6 +163,13 @@ def examine(config: RunConfig, *, tell: Tell = quiet) -> Gate:
         weight_decay=config.training.weight_decay,
     )
     warnings = [*found.warnings, *_ledger_warnings(train_ledger, config.data.train)]
+    if validation_ledger is not None and config.data.validation is not None:
+        warnings += _ledger_warnings(validation_ledger, config.data.validation)
+    if renderer.facts.bos_left_out:
+        warnings.append(
+            "the chat template writes no BOS although the tokenizer adds one elsewhere: as in "
+            "inference, none is added"
+        )
     if shape is None:
         kind = source.config.get("model_type")
         warnings.append(f"memory and speed are not estimated for the architecture {kind!r}")
@@ -339,10 +347,11 @@ def _plan(
     )
 
 
-def _planned(config: RunConfig, ledger: Ledger, plan: Plan) -> RunConfig:
+def _planned(config: RunConfig, max_length: int, plan: Plan) -> RunConfig:
+    """The settings that, read again, give the same run: no row is cut that was whole before."""
     return config.model_copy(
         update={
-            "data": config.data.model_copy(update={"max_length": ledger.max_length}),
+            "data": config.data.model_copy(update={"max_length": max_length}),
             "training": config.training.model_copy(
                 update={"micro_batch_tokens": plan.micro_batch_tokens}
             ),
@@ -364,6 +373,7 @@ def _ledger_warnings(ledger: Ledger, path: str) -> list[str]:
         (ledger.tools_left_out, "rows have tools that the chat template does not show"),
         (ledger.unused_tail, "rows have messages after the last trained reply"),
         (ledger.empty_reasoning, "rows teach an empty reasoning block"),
+        (ledger.developer_as_system, "rows have a developer message, shown as a system message"),
     ):
         if tally.count:
             said.append(f"{path}: {tally.count} {text}, first {tally.places[0]}")

@@ -227,11 +227,11 @@ class _Encoder:
     def _refuse_joined(self, row: _Row) -> None:
         fault = Fault(
             where=row.where,
-            found="a reply that the tokenizer joins with its prompt, so that no token is its own",
-            expected="a reply that has tokens of its own",
-            remedy="remove white space or control characters at the reply's start",
+            found="a reply that the tokenizer joins with what stands before or behind it",
+            expected="a reply and an end of turn that have tokens of their own",
+            remedy="change the first or last characters of the reply, or remove the row",
         )
-        self.ledger.refuse("prompt and reply joined", [fault])
+        self.ledger.refuse("no token boundary", [fault])
 
     def _remember_long(self, tokens: int, where: str) -> None:
         # Of equally long rows the earlier one is remembered.

@@ -38,6 +38,7 @@ class SpanTokens:
     def __init__(self, renderer: ChatRenderer) -> None:
         self._backend = backend_of(renderer.tokenizer)
         self._added = renderer.added_tokens.ids
+        self._stops = frozenset(renderer.facts.stop_ids)
         self._whole_replies = not renderer.facts.has_generation_markers
         self._tails: dict[str, list[int]] = {}
 
@@ -57,7 +58,7 @@ class SpanTokens:
         """The ids of the prompt followed by the ids of the reply, for a text with one trained turn.
 
         That is what inference works with, also where encoding the whole text joins the two. None
-        where the joined ids do not read the same.
+        where the joined ids do not read the same, or end in no token that stops.
         """
         (cut,) = rendered.prompts
         prompt = self._encode(rendered.text[:cut]).ids
@@ -69,7 +70,7 @@ class SpanTokens:
         ):
             return None
         if self._whole_replies:
-            return TokenSequence(ids, [(len(prompt), len(ids))])
+            return TokenSequence(ids, [(len(prompt), len(ids))]) if ids[-1] in self._stops else None
         shifted = tuple((start - cut, end - cut) for start, end in rendered.spans)
         inner = self._inner_spans(reply, reply.ids, shifted)
         return TokenSequence(ids, [(s + len(prompt), e + len(prompt)) for s, e in inner])
@@ -98,9 +99,9 @@ class SpanTokens:
         return ids
 
     def _end_of_turn(self, encoding: Encoding, ids: list[int], end: int) -> int | None:
-        """The token after the end of turn; None where the tokenizer saw no such token."""
+        """The token after the end of turn; None where the tokenizer saw nothing that stops."""
         token = encoding.char_to_token(end - 1)
-        return token + 1 if token is not None and ids[token] in self._added else None
+        return token + 1 if token is not None and ids[token] in self._stops else None
 
     def _inner_spans(
         self, encoding: Encoding, ids: list[int], spans: tuple[tuple[int, int], ...]
