@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from tanren import adapter as adapters
 from tanren import attention
 from tanren import model as models
@@ -16,7 +18,6 @@ from tanren.config import RunConfig
 from tanren.gate import Gate, examine, quiet
 from tanren.rundir import RunDirectory
 from tanren.sft import Step, Trainer
-from torch import Tensor, nn
 
 
 @dataclass

@@ -31,7 +31,7 @@ os.environ.update(
     }
 )
 
-import pytest  # noqa: E402 - the environment comes first
+import pytest
 
 # Warnings of libraries that nobody here can mend, each with its reason.
 TOLERATED = (

@@ -12,9 +12,11 @@ import pytest
 import torch
 from assembled import assemble_model, logits, relative
 from safetensors import safe_open
+from transformers import AutoModelForCausalLM
+
 from tanren.adapter import (
-    add_adapter,
     adapter_switched_off,
+    add_adapter,
     coverage,
     load_adapter,
     load_weights,
@@ -24,7 +26,6 @@ from tanren.adapter import (
 from tanren.errors import ModelError
 from tanren.gate import examine
 from tanren.proof import prove, reference, saved_tensors
-from transformers import AutoModelForCausalLM
 
 KINDS = "down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
 
@@ -107,9 +108,7 @@ def test_a_head_trained_whole_is_trained_saved_and_proved(
 ) -> None:
     from tanren.pipeline import execute
 
-    run = make_run(
-        "training.max_steps=3", method={"name": method, "modules_to_save": ["lm_head"]}
-    )
+    run = make_run("training.max_steps=3", method={"name": method, "modules_to_save": ["lm_head"]})
     result = execute(run)
     assert result["proof"]["passed"]
     head = "base_model.model.lm_head.weight"

@@ -132,9 +132,7 @@ def test_nothing_of_tests_or_scripts_is_imported() -> None:
 
 def light_modules() -> list[str]:
     """Every module of the torch-free floors, and the whole command line but what it loads late."""
-    found = [
-        module_of(file) for file in FILES if FLOORS.get(room_of(file), 9) in TORCH_FREE_FLOORS
-    ]
+    found = [module_of(file) for file in FILES if FLOORS.get(room_of(file), 9) in TORCH_FREE_FLOORS]
     return ["tanren", *found, "tanren.cli"]
 
 

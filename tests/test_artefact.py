@@ -12,13 +12,14 @@ import assembled
 import pytest
 import tiny
 from assembled import assemble_model, logits
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
 from tanren.adapter import load_adapter
 from tanren.artefact import CARD, Prompting, save_artefact, save_tokenizer
 from tanren.errors import ModelError, RunError
 from tanren.gate import examine
 from tanren.methods import METHODS
 from tanren.rundir import COMPLETE, RunDirectory, missing_files
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 QUESTION = [{"role": "user", "content": "空はなぜ青いの？"}]
 

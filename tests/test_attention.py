@@ -11,10 +11,11 @@ import pytest
 import tiny
 import torch
 import torch.nn.functional as F
-from tanren import attention
-from tanren.batches import Row, assemble
 from torch import Tensor
 from transformers import AutoModelForCausalLM
+
+from tanren import attention
+from tanren.batches import Row, assemble
 
 BOUNDARIES = [0, 7, 8, 31, 36]
 WINDOWED = ["mistral", "gemma3"]
@@ -187,9 +188,7 @@ def test_t16_gradients_side_by_side_equal_gradients_alone(pair: Any, family: str
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("lengths", [LENGTHS, (19, 19)], ids=["ragged", "equal lengths"])
-def test_padded_batches_equal_rows_alone(
-    pair: Any, family: str, lengths: tuple[int, ...]
-) -> None:
+def test_padded_batches_equal_rows_alone(pair: Any, family: str, lengths: tuple[int, ...]) -> None:
     """The way without packing. Rows of one length carry no mask at all: windows must hold there."""
     ours, plain = pair(family)
     several = rows(*lengths)

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+
 from tanren.batches import IGNORED, Row, StepOrder, assemble, plan, share
 
 LENGTHS = [

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from tanren.config import RunConfig, documentation, load, read_yaml, validate
 from tanren.errors import ConfigError, Fault
 from tanren.methods import METHODS, Dora, Lora, QLora

@@ -21,12 +21,13 @@ import pytest
 import tiny
 import torch
 from assembled import Assembled, assemble_model, logits, relative
+from torch import Tensor
+
 from tanren import adapter as adapters
 from tanren.adapter import linear_names, load_adapter, save_adapter, save_initial
 from tanren.estimate import adapter_size, shape_of
 from tanren.methods import METHODS, Eva, Full
 from tanren.rundir import RunDirectory
-from torch import Tensor
 
 RATE = 2e-5
 DECAY = 0.01
@@ -406,7 +407,7 @@ for line in sys.stdin:
     if wanted["adapter"]:
         model = PeftModel.from_pretrained(model, wanted["adapter"])
     model.eval()
-    for module in model.modules():  # else bitsandbytes repacks on some CPUs (T32): not the file's fault
+    for module in model.modules():  # else bitsandbytes repacks on some CPUs (T32)
         if type(module).__name__ == "Linear4bit":
             module.support_avx512bf16_for_cpu = False
     with torch.no_grad():

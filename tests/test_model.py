@@ -14,6 +14,8 @@ import pytest
 import tiny
 import torch
 from assembled import assemble_model, load, logits, relative
+from torch import Tensor
+
 from tanren import model as models
 from tanren.config import ModelConfig
 from tanren.errors import ModelError
@@ -32,7 +34,6 @@ from tanren.model import (
     locate,
     set_tokens,
 )
-from torch import Tensor
 
 
 def has_bf16_instructions() -> bool:
@@ -176,8 +177,10 @@ def test_every_family_loads_without_being_told_how_it_attends(
 
 # --- four bits ------------------------------------------------------------------------------------
 
-NF4 = [-1.0, -0.6961928, -0.5250730, -0.3949175, -0.2844414, -0.1847734, -0.0910500, 0.0,
-       0.0795803, 0.1609302, 0.2461123, 0.3379152, 0.4407098, 0.5626170, 0.7229568, 1.0]  # fmt: skip
+NF4 = [
+    *(-1.0, -0.6961928, -0.5250730, -0.3949175, -0.2844414, -0.1847734, -0.0910500, 0.0),
+    *(0.0795803, 0.1609302, 0.2461123, 0.3379152, 0.4407098, 0.5626170, 0.7229568, 1.0),
+]
 """Quantiles of a normal distribution (Dettmers et al. 2023, appendix E)."""
 
 
@@ -282,7 +285,9 @@ IDS = torch.tensor([assembled.PROBE])
 
 @pytest.mark.parametrize("method", ["qlora", {"name": "qlora", "dora": True}])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_t32_evaluating_changes_no_later_gradient(make_config: Any, method: Any, dtype: str) -> None:
+def test_t32_evaluating_changes_no_later_gradient(
+    make_config: Any, method: Any, dtype: str
+) -> None:
     """train, evaluate, generate, train: as if never evaluated, to the bit."""
     config = make_config(f"model.dtype={dtype}", method=method)
     never, evaluated = (stirred(assemble_model(config).model) for _ in range(2))

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tanren.config import RunConfig, validate
 from tanren.errors import RunError, StorageError
 from tanren.rundir import (
@@ -418,9 +419,10 @@ def _replaced_but_killed_at(python: Any, folder: Path, call: int) -> bool:
         from pathlib import Path
         from tanren.rundir import staged_folder
         left = int(sys.argv[2])
+        CALLS = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree")
         def hook(event, arguments):
             global left
-            if armed and event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree"):
+            if armed and event in CALLS:
                 left -= 1
                 if left == 0:
                     os.kill(os.getpid(), signal.SIGKILL)
@@ -558,7 +560,7 @@ def test_a_place_that_cannot_be_written(tmp_path: Path, number: int) -> None:
 
 def test_other_errors_of_the_system_pass(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), storage_errors(tmp_path):
-        open(tmp_path / "none", encoding="utf-8")
+        (tmp_path / "none").read_text(encoding="utf-8")
 
 
 def test_t14_full_disks_inside_libraries_are_named_too(small_disk: Path) -> None:
@@ -616,7 +618,9 @@ def test_t34_each_damaged_file_of_a_checkpoint_is_found(
     assert problems[0].startswith(name)
 
 
-@pytest.mark.parametrize("text", ["", "{}", "null", "[]", '{"files": null}', '{"files": {"a": "x"}}'])
+@pytest.mark.parametrize(
+    "text", ["", "{}", "null", "[]", '{"files": null}', '{"files": {"a": "x"}}']
+)
 def test_t34_a_mark_that_says_nothing_is_no_mark(run: RunDirectory, text: str) -> None:
     folder = _checkpoint(run, 10)
     (folder / COMPLETE).write_text(text, encoding="utf-8")

@@ -6,6 +6,7 @@ import math
 from typing import get_args
 
 import pytest
+
 from tanren.schedule import Kind, factor
 
 KINDS = get_args(Kind)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tanren.config import RunConfig, load
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
@@ -21,6 +20,8 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+
+from tanren.config import RunConfig, load
 
 TINY_CHAT = Path(__file__).parent.parent / "data" / "tiny-chat"
 

@@ -11,11 +11,11 @@ import time
 
 import psutil
 import torch
-from tanren.loss import linear_cross_entropy
 from torch import Tensor
 from torch.nn import functional
 
 from bench.turns import peak_rss
+from tanren.loss import linear_cross_entropy
 
 
 def loss_of(kind: str, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-
 from bench.inputs import TINY_MODEL, random_model, save_model
+from torch import nn
 
 Row = dict[str, Any]
 """One measured line: named values, and `ok` where there is something to pass or fail."""

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from bench import report
 from torch.nn import functional
 
-from bench import report
 from gpu_checks.lab import Lab, Row, Skipped, adapted, gap, kl_and_agreement, load, methods, perturb
 
 TOLERANCE_OVER_SDPA = 3.0
@@ -213,6 +213,7 @@ def _off_grid(weight: Any) -> float:
 def merge(lab: Lab) -> Iterator[Row]:
     """Merged weights answer as the adapter does; a 4-bit run is merged into the base it saw."""
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
     from tanren.adapter import add_adapter
 
     torch.manual_seed(5)
@@ -259,6 +260,7 @@ def _logits(lab: Lab, model: Any, ids: torch.Tensor) -> torch.Tensor:
 def packed(lab: Lab) -> Iterator[Row]:
     """Rows side by side give the loss and the gradient of the same rows padded."""
     from bench.inputs import random_sequences
+
     from tanren.batches import Row as Sequence
 
     lengths = lab.pick([700, 33, 256, 1500, 90, 8], [20, 3, 9])

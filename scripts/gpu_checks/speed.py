@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-
 from bench.inputs import random_model
+
 from gpu_checks.estimates import method_facts, workload
 from gpu_checks.lab import Lab, Row, Skipped, fresh, methods
 from gpu_checks.steps import (

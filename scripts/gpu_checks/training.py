@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-
 from bench.inputs import chat_lengths, chat_rows, write_rows
-from gpu_checks.lab import Lab, Row, Skipped, fresh, methods
+
 from gpu_checks.estimates import method_facts, workload
+from gpu_checks.lab import Lab, Row, Skipped, fresh, methods
 from gpu_checks.steps import Clock, Work, checkpoint_layers, make_work, our_trainer
 
 GIB = 2**30

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,7 +38,7 @@ def save_checkpoint(trainer: Trainer) -> None:
             trainer.state.save_to_json(str(staged / "trainer_state.json"))
             trainer.step.save(staged, trainer.tokens_seen)
         trainer.tell("checkpoint", step=step, path=str(folder.relative_to(trainer.run.path)))
-        _rotate(trainer)
+        trainer.run.rotate(trainer.run_config.training.keep_checkpoints)
     if ranks > 1:
         dist.barrier()
 
@@ -73,9 +72,3 @@ def _export_callbacks(trainer: Trainer) -> None:
         if isinstance(callback, ExportableState):
             kept: Any = trainer.state.stateful_callbacks
             kept[type(callback).__name__] = callback.state()
-
-
-def _rotate(trainer: Trainer) -> None:
-    kept = trainer.run_config.training.keep_checkpoints
-    for old in trainer.run.complete_checkpoints()[:-kept]:
-        shutil.rmtree(old.path, ignore_errors=True)

@@ -31,7 +31,7 @@ from tanren.rundir import RunDirectory, new_run_path, read_json, write_json
 from tanren.sft import Step, Trainer
 from tanren.tracking import keep_inside
 from tanren.verdict import evaluations, judge
-from tanren.watch import Watch, stop_on_signals
+from tanren.watch import Watch, interrupted_by_sigterm, stop_on_signals
 
 Observer = Callable[[dict[str, Any]], None]
 
@@ -101,15 +101,17 @@ def execute(
     """
     rank, world = environment.join_processes()
     tell = Teller(run, observer, active=rank == 0)
-    with run.claim() if rank == 0 else contextlib.nullcontext():
+    claim = run.claim() if rank == 0 else contextlib.nullcontext()
+    with claim, interrupted_by_sigterm():
         try:
             return _execute(run, tell, world, resume=resume, accept_changes=accept_changes)
         except Interrupted as error:
             tell("interrupted", message=error.message, resume=_resume_command(run))
             raise
-        except KeyboardInterrupt:
-            tell("interrupted", message="stopped at once", resume=_resume_command(run))
-            raise
+        except KeyboardInterrupt as error:
+            message = "stopped before the end; go on with:\n  " + _resume_command(run)
+            tell("interrupted", message=message, resume=_resume_command(run))
+            raise Interrupted(message) from error
         except BaseException as error:
             faults = [f.as_dict() for f in error.faults] if isinstance(error, TanrenError) else []
             message = error.message if isinstance(error, TanrenError) else repr(error)

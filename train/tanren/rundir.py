@@ -88,9 +88,8 @@ def _is_full(error: Exception) -> bool:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     words = str(error)
-    return any(sign in words for sign in ("No space left", "os error 28", "os error 122")) or (
-        "PytorchStreamWriter" in words
-    )
+    signs = ("No space left", "os error 28", "os error 122", "PytorchStream", "inline_container.cc")
+    return any(sign in words for sign in signs)
 
 
 def _is_forbidden(error: Exception) -> bool:
@@ -345,6 +344,14 @@ class RunDirectory:
         """Damaged checkpoint folders, with what is wrong in each."""
         found = {path: missing_files(path) for path in sorted(self.checkpoints.glob("step-*"))}
         return {path: problems for path, problems in found.items() if problems}
+
+    def rotate(self, keep: int) -> None:
+        """Keep the newest `keep` complete checkpoints; older ones go, half-removed ones too."""
+        complete = self.complete_checkpoints()
+        oldest_kept = complete[-keep:][0].path.name if complete else ""
+        for path in self.checkpoints.glob("step-*"):
+            if path.name < oldest_kept:
+                shutil.rmtree(path, ignore_errors=True)
 
     def discard_staging(self) -> None:
         """Remove what a killed process left half-written."""

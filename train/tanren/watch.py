@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -66,6 +67,8 @@ class Watch(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         assert self.trainer is not None
+        if state.global_step >= state.max_steps:
+            control.should_log = True  # whatever log_every says, the last loss is known
         if agreed(self.trainer.stop_requested is not None, args):
             self.trainer.stop_requested = self.trainer.stop_requested or "another process"
             control.should_save = state.global_step < state.max_steps
@@ -188,6 +191,26 @@ def memory_in_use(device: torch.device) -> int:
 
 
 @contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends like Ctrl-C: by an exception, so that files are closed and the run says so.
+
+    Only the main thread may set handlers; elsewhere nothing changes.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def stop_on_signals(trainer: Trainer) -> Iterator[None]:
     """Ctrl-C and SIGTERM ask for a checkpoint and an orderly end; asked twice, they end at once."""
 
@@ -196,6 +219,9 @@ def stop_on_signals(trainer: Trainer) -> Iterator[None]:
             raise KeyboardInterrupt
         trainer.stop_requested = signal.Signals(number).name
 
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
