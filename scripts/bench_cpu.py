@@ -124,15 +124,12 @@ def step_times(options: argparse.Namespace, dtype: str) -> tuple[dict[str, Any],
         contestants: list[Contestant] = []
         try:
             for name in options.contestants:
+                own = {**spec, "kind": name, **own_settings(options, name, dtype)}
                 contestants.append(
-                    Contestant(
-                        name,
-                        "bench.contestants",
-                        {**spec, "kind": name, **own_settings(options, name, dtype)},
-                        threads=options.threads,
-                    )
+                    Contestant(name, "bench.contestants", own, threads=options.threads)
                 )
-                contestants[-1].prepare()
+            for contestant in contestants:  # they import and load side by side
+                contestant.prepare()
             for number in range(spec["steps"]):
                 for contestant in contestants:
                     contestant.step()

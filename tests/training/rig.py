@@ -8,6 +8,7 @@ killed: forked from a server that has imported everything, so that it starts in 
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import re
@@ -269,6 +270,7 @@ def _carry_out(
     kill_at: KillAt | None,
 ) -> None:
     """Runs in the child."""
+    gc.freeze()  # what the server imported is no garbage
     os.environ.update(environment)
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(out, 1)

@@ -220,9 +220,11 @@ def test_starting_anew_over_checkpoints_is_refused(over: RunDirectory) -> None:
     before it.
     """
     before = sorted(over.checkpoints.rglob("*"))
+    assert over.state() == "succeeded"
     with pytest.raises(RunError, match="earlier attempt"):
         execute(over)
     assert sorted(over.checkpoints.rglob("*")) == before
+    assert over.state() == "succeeded", "a refusal is no failure of the run"
 
 
 def test_a_checkpoint_is_plain_peft(unharmed: RunDirectory) -> None:

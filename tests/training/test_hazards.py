@@ -181,7 +181,7 @@ def test_the_librarys_defaults_do_not_leak_in(make_run: MakeRun, tmp_path: Path)
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its own default is deprecated
-        defaults = SFTConfig(output_dir=str(tmp_path), report_to="none")
+        defaults = SFTConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True)
     assert defaults.bf16 is True
     assert checkpoints_activations(defaults) is True
 

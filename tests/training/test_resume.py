@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from training.rig import Child, adapter_bytes, build_trainer, of_kind, steps_told
+from training.rig import Child, KillAt, adapter_bytes, build_trainer, of_kind, steps_told
 
 from tanren.batches import Row
 from tanren.errors import RunError
@@ -244,13 +244,15 @@ def test_what_changed_since_the_start_is_refused_until_accepted(
     """
     where = change(stopped)
     config, before = stopped.config_file.read_bytes(), len(stopped.events())
+    assert stopped.state() == "killed"
     with pytest.raises(RunError) as raised:
         execute(stopped, resume=True)
     assert [where in str(fault) for fault in raised.value.faults] == [True]
     assert "--accept-changes" in raised.value.faults[0].remedy
     told = [event["event"] for event in stopped.events()[before:]]
-    assert "step" not in told and told[-1] == "failed"
+    assert "step" not in told
     assert stopped.config_file.read_bytes() == config, "refusing must not settle the question"
+    assert stopped.state() == "killed", "nor change what became of the run"
 
     with Child(stopped, resume=True, accept_changes=True) as child:
         child.wait_for_step(1)
@@ -266,13 +268,19 @@ def test_unchanged_surroundings_are_no_change(stopped: RunDirectory) -> None:
     assert not any("accepted" in note or "when the run began" in note for note in notes)
 
 
-def test_resuming_without_a_checkpoint_says_what_to_do(make_run: MakeRun) -> None:
-    """T34: no checkpoint at all is a fault with a remedy, before any data is read."""
-    run = make_run()
-    with pytest.raises(RunError, match="no checkpoint") as raised:
-        execute(run, resume=True)
-    assert str(run.config_file) in raised.value.faults[0].remedy
-    assert [event["event"] for event in run.events()] == ["created", "failed"]
+def test_a_run_killed_before_its_first_checkpoint_starts_with_the_first_step(
+    make_run: MakeRun,
+) -> None:
+    """T34: there is nothing to go on from; resuming says so and makes every step once."""
+    run = make_run(*SETTINGS, rows=ROWS)
+    with Child(run, kill_at=KillAt("os.mkdir", r"/\.step-00000003")) as child:
+        assert child.wait() == -signal.SIGKILL, child.said()
+    assert not run.complete_checkpoints()
+    result = execute(run, resume=True)
+    assert result["steps"] == STEPS
+    assert any("no checkpoint" in event["text"] for event in of_kind(run, "note"))
+    assert all(len(versions) == 1 for versions in steps_told(run).values())
+    assert of_kind(run, "started")[-1]["resumed_from"] is None
 
 
 def test_a_run_someone_works_on_is_refused(make_run: MakeRun) -> None:

@@ -34,8 +34,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tanren.batches import Row, plan
 from tanren.errors import WorkError
-from tanren.model import base_of
-from tanren.pipeline import ISOLATION_TOLERANCE, _checkpoint_layers, execute
+from tanren.model import base_of, recompute_layers
+from tanren.pipeline import ISOLATION_TOLERANCE, execute
 from tanren.rundir import RunDirectory
 from tanren.schedule import factor
 from tanren.sft import Step, Trainer
@@ -317,7 +317,7 @@ def test_recomputing_activations_changes_no_gradient(make_run: MakeRun, method: 
 
         def prepare(model: nn.Module, layers: int = layers) -> None:
             give_weights_to_b(model)
-            _checkpoint_layers(base_of(model), layers)
+            recompute_layers(base_of(model), layers)
 
         run = make_run("training.batch_size=6", method=method, rows=6, name=f"layers-{layers}")
         trainer = build_trainer(run, side_by_side=True, prepare=prepare)

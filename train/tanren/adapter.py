@@ -49,6 +49,10 @@ def add_adapter(
         warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")
         warnings.filterwarnings("ignore", message=".*with eva initialization used with.*")
         adapted = get_peft_model(model, peft_config)
+    settings: Any = adapted.peft_config["default"]
+    if isinstance(settings.target_modules, set):
+        # a set's order changes from process to process, and with it the saved file (T23)
+        settings.target_modules = sorted(settings.target_modules)
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()

@@ -100,6 +100,7 @@ def execute(
     goes on. Whatever ends the run is an event first (T25).
     """
     rank, world = environment.join_processes()
+    gc.freeze()  # the libraries' million objects stay: looking through them takes half a second
     tell = Teller(run, observer, active=rank == 0)
     claim = run.claim() if rank == 0 else contextlib.nullcontext()
     with claim, interrupted_by_sigterm():

@@ -71,11 +71,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out one command line and return its exit code; it raises nothing."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     streams.prepare()
+    _wait_calmly()
     with opened(as_json=_asks_for_json(words)) as output:
         code = _run(words, output)
     if arguments is None and code == Interrupted.exit_code:
         _leave(code)
     return code
+
+
+def _wait_calmly() -> None:
+    """Threads of torch that wait must not burn the core that another program works on.
+
+    Read when torch is imported, which is later; what the user has set stays.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 
 def _leave(code: int) -> NoReturn:
