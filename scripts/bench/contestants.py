@@ -111,7 +111,7 @@ def hand(spec: Spec, turns: Turns) -> None:
     turns.ready()
     for rows in batches:
         labelled = sum(label != -100 for _, labels in rows for label in labels[1:])
-        total = 0.0
+        total = torch.zeros(())
         for part in sorted_parts(rows, spec.parts):
             ids, mask, targets = padded(part)
             with torch.autocast("cpu", torch.bfloat16, enabled=spec.dtype == "bfloat16"):
@@ -215,8 +215,10 @@ def trl(spec: Spec, turns: Turns) -> None:
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
-    trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-    turns.done(adapter=keep_adapter(spec, adapter_of(trainer.model)), trained=trained)
+    network = trainer.model
+    assert isinstance(network, torch.nn.Module)
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    turns.done(adapter=keep_adapter(spec, adapter_of(network)), trained=trained)
 
 
 # --- tanren ---------------------------------------------------------------------------------------

@@ -21,8 +21,12 @@ from tanren.template import ChatRenderer
 
 
 def main() -> None:
-    path, repeats = Path(sys.argv[1]), int(sys.argv[3])
-    source = locate(ModelConfig(name=sys.argv[2]))
+    print(json.dumps(measure(Path(sys.argv[1]), sys.argv[2], repeats=int(sys.argv[3]))))
+
+
+def measure(path: Path, model: str, *, repeats: int) -> dict[str, Any]:
+    """Counts of rows and tokens, and CPU seconds of each stage, the best of the repeats."""
+    source = locate(ModelConfig(name=model))
     renderer = ChatRenderer(load_tokenizer(source))
     settings = EncodeSettings(model_max_length=context_length(source))
     examples = list(ChatReader(path))
@@ -32,14 +36,13 @@ def main() -> None:
         "encoding": lambda: encode(examples, renderer, settings),
         "reading and encoding": lambda: encode(ChatReader(path), renderer, settings),
     }
-    found = {
+    return {
         "rows": ledger.source_rows,
         "tokens": len(encoded.input_ids),
         "trained_tokens": ledger.trained_tokens,
         "refused": ledger.refused_rows,
         "cpu": {name: min(seconds(work) for _ in range(repeats)) for name, work in stages.items()},
     }
-    print(json.dumps(found))
 
 
 def seconds(work: Callable[[], Any]) -> float:

@@ -27,27 +27,33 @@ def loss_of(kind: str, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tenso
 
 
 def main() -> None:
-    kind, name = sys.argv[1:3]
+    kind, dtype = sys.argv[1:3]
     vocabulary, positions, width = map(int, sys.argv[3:6])
-    dtype = getattr(torch, name)
+    print(json.dumps(measure(kind, getattr(torch, dtype), vocabulary, positions, width)))
+
+
+def measure(
+    kind: str, dtype: torch.dtype, vocabulary: int, positions: int, width: int
+) -> dict[str, float]:
+    """Peak bytes above the inputs, CPU seconds and the loss."""
     torch.manual_seed(0)
     # Made in place and in the final type: no temporary may set the peak before the measurement.
     weight = torch.empty(vocabulary, width, dtype=dtype).normal_(std=0.02)
     hidden = torch.empty(positions, width, dtype=dtype).normal_().requires_grad_()
     targets = torch.randint(0, vocabulary, (positions,))
     # Once small: kernels are loaded, and their pages counted, before the measurement.
-    loss_of(kind, hidden[:64], weight[:512], targets[:64] % 512).backward()  # type: ignore[no-untyped-call]
+    small = loss_of(kind, hidden[:64], weight[:512], targets[:64] % 512)
+    small.backward()
     hidden.grad = None
     before, cpu = psutil.Process().memory_info().rss, time.process_time()
     total = loss_of(kind, hidden, weight, targets)
-    total.backward()  # type: ignore[no-untyped-call]
-    found = {
+    total.backward()
+    assert hidden.grad is not None and bool(torch.isfinite(hidden.grad).all())
+    return {
         "bytes": peak_rss() - before,
         "cpu": time.process_time() - cpu,
         "loss": float(total.detach()),
     }
-    assert hidden.grad is not None and bool(torch.isfinite(hidden.grad).all())
-    print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -165,6 +165,7 @@ def fresh(lab: Lab, name: str, method: Any, *, attention: str = "varlen") -> tup
     )
     base.requires_grad_(False)
     source = Source(name, lab.work / name, None, "", {})
+    base.name_or_path = str(source.path)
     return add_adapter(base, source, method, seed=1), base
 
 

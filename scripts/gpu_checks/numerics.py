@@ -271,7 +271,7 @@ def packed(lab: Lab) -> Iterator[Row]:
     perturb(model, scale=0.02)
     apart = [_loss_and_gradient(lab, model, base, [row], side_by_side=False) for row in rows]
     loss = sum(found for found, _ in apart)
-    gradient = sum(vector for _, vector in apart)
+    gradient = torch.stack([vector for _, vector in apart]).sum(dim=0)
     for name, side_by_side in (("padded", False), ("side by side", True)):
         found, vector = _loss_and_gradient(lab, model, base, rows, side_by_side=side_by_side)
         cosine = float(functional.cosine_similarity(vector, gradient, dim=0))

@@ -1,8 +1,8 @@
 """Runs sections on request: the process behind `gpu_check.py`.
 
 Each line on standard input is a request, {"section": NAME, "seconds": N}; answers are lines on
-standard output: {"row": {...}}, then {"done": true} or {"skipped": "reason"}. Everything is
-imported before the first request, and the GPU is not touched until then.
+standard output: {"row": {...}}, then {"done": true} or {"skipped": "reason"}. Where there is a GPU,
+everything is imported before the first request, and the GPU is not touched until then.
 """
 
 from __future__ import annotations
@@ -48,8 +48,10 @@ def main() -> None:
         channel.flush()
 
     settings = json.loads(sys.argv[1])
-    _import_libraries()
-    say({"ready": True, "cuda": torch.cuda.is_available()})
+    cuda = torch.cuda.is_available() and not settings["cpu"]
+    if cuda:
+        _import_libraries()
+    say({"ready": True, "cuda": cuda})
     for line in sys.stdin:
         request = json.loads(line)
         lab = _lab(settings, request["seconds"])

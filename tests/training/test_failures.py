@@ -242,7 +242,8 @@ def test_an_evaluation_that_runs_out_of_memory_shrinks_too(make_run: MakeRun) ->
     roomy = build_trainer(run, prepare=give_weights_to_b, side_by_side=True)
     assert roomy.validation is not None
     expected = roomy.measure(roomy.validation)
-    small = on_little_memory(run, prepare=give_weights_to_b, side_by_side=True)
+    small = on_little_memory(run, room=70, prepare=give_weights_to_b, side_by_side=True)
     found = small.measure(roomy.validation)
     assert found["loss"] == pytest.approx(expected["loss"], abs=1e-6)
     assert found["tokens"] == expected["tokens"]
+    assert of_kind(run, "out_of_memory")

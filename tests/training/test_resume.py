@@ -67,7 +67,7 @@ def test_a_run_killed_in_both_epochs_ends_as_if_never_stopped(
     gradient norm and tokens, whichever process did it.
     """
     chance = random.Random()
-    first, second = chance.uniform(3, 5), chance.uniform(7, STEPS - 0.5)
+    first, second = chance.uniform(4, 6), chance.uniform(7, STEPS)
     told = f"killed after steps {first:.3f} and {second:.3f}"
     unharmed = make_run(*SETTINGS, method=method, rows=ROWS, name="unharmed")
     killed = make_run(*SETTINGS, method=method, rows=ROWS, name="killed")
@@ -89,7 +89,7 @@ def test_a_run_killed_in_both_epochs_ends_as_if_never_stopped(
     assert sorted(expected) == list(range(1, STEPS + 1))
     assert all(len(versions) == 1 for versions in expected.values())
     resumed = [event["resumed_from"] for event in of_kind(killed, "started")]
-    assert resumed[0] is None and resumed[1] == 3 and resumed[2] in (6, 9), told
+    assert resumed[0] is None and resumed[1] in (3, 6) and resumed[2] in (6, 9, STEPS), told
     assert all(event["side_by_side"] for event in of_kind(killed, "started"))
     assert_same_state(unharmed, killed)
 

@@ -80,8 +80,8 @@ def test_asked_twice_it_ends_at_once(make_run: MakeRun) -> None:
 def test_a_signal_before_the_first_step_keeps_the_promise(
     make_run: MakeRun, unharmed: RunDirectory, number: signal.Signals
 ) -> None:
-    """While the model is loading there is nothing to save; the run ends as interrupted all the same,
-    and the command that it prints does go on.
+    """While the model is loading there is nothing to save; the run ends as interrupted all the
+    same, and the command that it prints does go on.
     """
     run = make_run(*SETTINGS, method=METHOD, rows=ROWS)
     with Child(run) as child:

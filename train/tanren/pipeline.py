@@ -113,12 +113,18 @@ def execute(
             message = "stopped before the end; go on with:\n  " + _resume_command(run)
             tell("interrupted", message=message, resume=_resume_command(run))
             raise Interrupted(message) from error
+        except RunError as error:
+            # turned away before any work: what became of the run earlier stays true (T25)
+            tell("refused", error=error.message, faults=[f.as_dict() for f in error.faults])
+            raise
         except BaseException as error:
             faults = [f.as_dict() for f in error.faults] if isinstance(error, TanrenError) else []
             message = error.message if isinstance(error, TanrenError) else repr(error)
             trace = None if isinstance(error, TanrenError) else traceback.format_exc()
             tell("failed", error=message, kind=type(error).__name__, faults=faults, traceback=trace)
             raise
+        finally:
+            gc.unfreeze()
 
 
 def _execute(

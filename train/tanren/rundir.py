@@ -314,6 +314,9 @@ class RunDirectory:
         """
         events = self.events()
         last: Any = events[-1].get("event") if events else "created"
+        if last == "refused":  # a start that was turned away changes nothing
+            before = self.last_event("created", "started", "succeeded", "failed", "interrupted")
+            last = before["event"] if before else "created"
         if last in ("succeeded", "failed", "interrupted"):
             state: State = last
             return state
