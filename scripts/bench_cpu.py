@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,11 +107,11 @@ def sections(options: argparse.Namespace) -> dict[str, Callable[[], tuple[Any, s
     found: dict[str, Callable[[], tuple[Any, str]]] = {}
     if "steps" in options.sections:
         for dtype in options.dtype:
-            found[f"steps_{dtype}"] = lambda dtype=dtype: step_times(options, dtype)
+            found[f"steps_{dtype}"] = partial(step_times, options, dtype)
     if "loss" in options.sections:
-        found["loss_memory"] = lambda: loss_memory(options)
+        found["loss_memory"] = partial(loss_memory, options)
     if "overhead" in options.sections:
-        found["overhead"] = lambda: overhead(options)
+        found["overhead"] = partial(overhead, options)
     return found
 
 

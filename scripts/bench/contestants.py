@@ -79,7 +79,7 @@ def lora_settings(spec: Spec) -> Any:
 def adapter_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     from peft import get_peft_model_state_dict
 
-    return {k: v.detach().float().cpu() for k, v in get_peft_model_state_dict(model).items()}  # type: ignore[arg-type]
+    return {k: v.detach().float().cpu() for k, v in get_peft_model_state_dict(model).items()}
 
 
 def keep_adapter(spec: Spec, adapter: dict[str, torch.Tensor]) -> str:
@@ -198,9 +198,9 @@ def trl(spec: Spec, turns: Turns) -> None:
         def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
             turns.ready()
 
-        def on_log(self, *args: Any, logs: dict[str, float], **kwargs: Any) -> None:
-            if "loss" in logs:
-                turns.lap(logs["loss"])
+        def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if "loss" in kwargs["logs"]:
+                turns.lap(kwargs["logs"]["loss"])
 
     base: Any = spec.model
     if tuned and spec.bf16_weights:

@@ -95,7 +95,7 @@ def random_model(
             settings, dtype=dtype, attn_implementation=attention
         )
     model.generation_config = GenerationConfig(eos_token_id=2, pad_token_id=0)
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def save_model(

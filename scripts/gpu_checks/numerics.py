@@ -251,7 +251,7 @@ def _logits(lab: Lab, model: Any, ids: torch.Tensor) -> torch.Tensor:
     model.eval()
     with lab.autocast():
         logits = model(input_ids=ids, use_cache=False).logits
-    return logits.reshape(-1, logits.shape[-1]).float()  # type: ignore[no-any-return]
+    return logits.reshape(-1, logits.shape[-1]).float()
 
 
 # --- packing --------------------------------------------------------------------------------------
@@ -283,9 +283,7 @@ def packed(lab: Lab) -> Iterator[Row]:
             "gradient norm ratio": float(vector.norm() / gradient.norm()),
             "ok": off < (2e-3 if lab.cuda else 1e-5) and cosine > (0.999 if lab.cuda else 0.99999),
         }
-    if lab.cuda:
-        import torch.nn.attention.varlen  # noqa: F401 - the path that was just measured
-    else:
+    if not lab.cuda:
         raise Skipped("the flash path needs CUDA; rows were attended one by one")
 
 

@@ -69,7 +69,8 @@ class Clock(TrainerCallback):
             self.seconds.append(now - self._since)
         self._since = now
 
-    def on_log(self, *args: Any, logs: dict[str, float], **kwargs: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        logs = kwargs["logs"]
         if "loss" in logs:
             self.losses.append(float(logs["loss"]))
             self.norms.append(float(logs.get("grad_norm", math.nan)))
@@ -208,7 +209,7 @@ def trl_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     if not cast_inputs:
-        for module in trainer.model.modules():
+        for module in model.modules():  # the adapter was put into it in place
             if hasattr(module, "cast_input_dtype_enabled"):
                 module.cast_input_dtype_enabled = False
     return trainer

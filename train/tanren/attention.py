@@ -9,6 +9,8 @@ batches, generation) it is transformers' SDPA attention.
 
 from __future__ import annotations
 
+import inspect
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -29,11 +31,20 @@ def register() -> str:
     return NAME
 
 
-def _mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
-    """No mask is built for rows side by side; padded batches get SDPA's."""
-    if attention_mask is None:
+def _mask(
+    *args: Any,
+    attention_mask: Tensor | None = None,
+    allow_is_causal_skip: bool = True,
+    **kwargs: Any,
+) -> Tensor | None:
+    """SDPA's mask, but none for rows side by side: they bring their own boundaries.
+
+    transformers forbids to skip the mask where position ids restart, which is how such a pass is
+    known here. Every other pass keeps its mask: sliding windows live in it.
+    """
+    if attention_mask is None and not allow_is_causal_skip and kwargs["q_length"] > 1:
         return None
-    kwargs["attention_mask"] = attention_mask
+    kwargs |= {"attention_mask": attention_mask, "allow_is_causal_skip": allow_is_causal_skip}
     mask: Tensor | None = sdpa_mask(*args, **kwargs)
     return mask
 
@@ -59,7 +70,10 @@ def varlen_attention_forward(
     if kwargs.get("softcap") is not None:
         raise ValueError("tanren_varlen has no logit soft-capping; use attention: eager")
     window: int | None = kwargs.get("sliding_window")
-    if query.is_cuda:
+    if query.is_cuda and torch.is_autocast_enabled("cuda"):  # a custom operator: autocast passes it by
+        half = torch.get_autocast_dtype("cuda")
+        query, key, value = query.to(half), key.to(half), value.to(half)
+    if query.is_cuda and _flash_takes(query, value):
         out = _flash(query, key, value, boundaries, int(kwargs["max_length_q"]), scaling, window)
     else:
         out = _row_by_row(query, key, value, boundaries.tolist(), scaling, window)
@@ -77,8 +91,11 @@ def _flash(
 ) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
+    grouped: dict[str, bool] = {}
     groups = query.shape[1] // key.shape[1]
-    if groups > 1:  # torch 2.11 has no enable_gqa; repeating costs k and v once more, no product
+    if groups > 1 and _knows_groups():
+        grouped = {"enable_gqa": True}
+    elif groups > 1:  # torch 2.11
         key = key.repeat_interleave(groups, dim=1)
         value = value.repeat_interleave(groups, dim=1)
     q, k, v = (part[0].transpose(0, 1).contiguous() for part in (query, key, value))
@@ -92,9 +109,35 @@ def _flash(
         longest,
         scale=scaling,
         window_size=(window - 1 if window else -1, 0),
+        **grouped,
     )
     assert isinstance(out, Tensor)
     return out.unsqueeze(0)
+
+
+def _flash_takes(query: Tensor, value: Tensor) -> bool:
+    """Whether torch's flash attention computes this: half precision, heads of up to 256, Ampere on."""
+    width = query.shape[-1]
+    return (
+        query.dtype in (torch.float16, torch.bfloat16)
+        and width == value.shape[-1]
+        and width <= 256
+        and width % 8 == 0
+        and _is_ampere_or_later(query.device)
+    )
+
+
+@lru_cache
+def _is_ampere_or_later(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+@lru_cache
+def _knows_groups() -> bool:
+    """torch 2.12 and later attend grouped key/value heads without repeating them."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return "enable_gqa" in inspect.signature(varlen_attn).parameters
 
 
 def _row_by_row(

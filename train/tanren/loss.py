@@ -41,6 +41,7 @@ def linear_cross_entropy(
     bias: Tensor | None = None,
     dtype: torch.dtype | None = None,
     chunk: int | None = None,
+    scale: float = 1.0,
 ) -> Loss:
     """Sum of the cross-entropies of `hidden @ weight.T + bias` against `targets`.
 
@@ -51,7 +52,7 @@ def linear_cross_entropy(
     """
     size = chunk or chunk_length(weight.shape[0])
     total, correct = _LinearCrossEntropy.apply(
-        hidden, weight, bias, targets, size, dtype or weight.dtype
+        hidden, weight, bias, targets, size, dtype or weight.dtype, scale
     )
     return Loss(total, correct)
 
@@ -66,9 +67,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         targets: Tensor,
         chunk: int,
         dtype: torch.dtype,
+        scale: float,
     ) -> tuple[Tensor, Tensor]:
         with torch.autocast(hidden.device.type, enabled=False):
-            return _forward(ctx, hidden, weight, bias, targets, chunk, dtype)
+            return _forward(ctx, hidden, weight, bias, targets, chunk, dtype, scale)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -78,6 +80,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             grad_hidden.mul(scale.to(grad_hidden.dtype)) if ctx.needs_input_grad[0] else None,
             grad_weight.mul(scale).to(ctx.weight_dtype) if ctx.needs_input_grad[1] else None,
             grad_bias.mul(scale).to(ctx.weight_dtype) if ctx.needs_input_grad[2] else None,
+            None,
             None,
             None,
             None,
@@ -92,6 +95,7 @@ def _forward(
     targets: Tensor,
     chunk: int,
     dtype: torch.dtype,
+    scale: float,
 ) -> tuple[Tensor, Tensor]:
     wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]  # type: ignore[attr-defined]
     ctx.weight_dtype = weight.dtype  # type: ignore[attr-defined]
@@ -119,8 +123,8 @@ def _forward(
         total += (normaliser.log() + best - at_target).sum()
         if not (wants_hidden or wants_weight or wants_bias):
             continue
-        difference = exponential.div_(normaliser.unsqueeze(1))
-        difference.scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=torch.float32))
+        difference = exponential.mul_((scale / normaliser).unsqueeze(1))
+        difference.scatter_add_(1, wanted, torch.full_like(wanted, -scale, dtype=torch.float32))
         if grad_bias is not None:
             grad_bias += difference.sum(dim=0)
         difference = difference.to(dtype)
@@ -131,4 +135,4 @@ def _forward(
 
     ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)  # type: ignore[arg-type]
     ctx.mark_non_differentiable(correct)
-    return total, correct
+    return total * scale, correct
