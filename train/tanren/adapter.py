@@ -21,7 +21,7 @@ from tanren.model import Source
 
 privacy.apply()
 
-from peft import PeftModel, get_peft_model  # noqa: E402 - telemetry must be off before
+from peft import LoraConfig, PeftModel, get_peft_model  # noqa: E402 - telemetry must be off before
 from peft.tuners.tuners_utils import BaseTunerLayer  # noqa: E402
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel  # noqa: E402
 
@@ -44,6 +44,13 @@ def add_adapter(
         source.name if source.revision is not None else str(source.path)
     )
     peft_config.revision = source.revision
+    assert isinstance(peft_config, LoraConfig)
+    if (
+        model.config.get_text_config().tie_word_embeddings
+    ):  # one tensor trained, saved, merged (T11)
+        peft_config.ensure_weight_tying = bool(
+            {"embed_tokens", "lm_head"} & {*method.modules_to_save}
+        )
     torch.manual_seed(seed)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")
@@ -80,43 +87,50 @@ def linear_names(model: nn.Module) -> list[str]:
     ]
 
 
+def _named(targets: str | tuple[str, ...]) -> list[tuple[str, re.Pattern[str]]]:
+    """Each target with the pattern of the full names that it means; none for `all-linear`."""
+    if isinstance(targets, str):
+        return [] if targets == "all-linear" else [(targets, re.compile(targets))]
+    return [(target, re.compile(rf"(.*\.)?{re.escape(target)}")) for target in targets]
+
+
+def _target_faults(
+    model: PreTrainedModel, target: str, pattern: re.Pattern[str]
+) -> Iterator[Fault]:
+    place = "method.target_modules"
+    expected = "'all-linear', endings of layer names, or a pattern for full names"
+    endings = sorted({name.rsplit(".", 1)[-1] for name in linear_names(model)})
+    remedy = "this model's linear layers are " + ", ".join(endings)
+    matched = {n: m for n, m in model.named_modules() if pattern.fullmatch(n)}
+    unfit = [m for m in matched.values() if not isinstance(m, nn.Linear | nn.Embedding)]
+    if not matched:
+        yield Fault(place, f"{target!r}, which matches no layer", expected, remedy)
+    elif unfit:
+        kind = type(unfit[0]).__name__
+        yield Fault(place, f"{target!r}, which is a {kind}", expected, remedy)
+    tied = model.config.get_text_config().tie_word_embeddings
+    if tied and any(module is model.get_input_embeddings() for module in matched.values()):
+        yield Fault(  # merging would move the head, which is the same tensor (T11)
+            place,
+            f"{target!r}, which is the embedding that this model also uses as its head",
+            "layers inside the model",
+            "train it whole instead: method.modules_to_save=[embed_tokens]",
+        )
+    if any(module is model.get_output_embeddings() for module in matched.values()):
+        yield Fault(
+            place,
+            f"{target!r}, which is or contains the head (lm_head)",
+            "layers inside the model",
+            "train the head whole instead: method.modules_to_save=[lm_head]",
+        )
+
+
 def _check_targets(
     model: PreTrainedModel, targets: str | tuple[str, ...], saved: tuple[str, ...]
 ) -> None:
     """Every named target must match something (T19); `all-linear` always does."""
-    modules = [name for name, _ in model.named_modules()]
-    endings = sorted({name.rsplit(".", 1)[-1] for name in linear_names(model)})
-    faults = []
-    if isinstance(targets, str):
-        if targets != "all-linear" and not any(re.fullmatch(targets, name) for name in modules):
-            faults.append(
-                Fault(
-                    "method.target_modules",
-                    f"{targets!r}, which matches no layer",
-                    "'all-linear', a list of name endings, or a pattern for full names",
-                    "this model's linear layers are " + ", ".join(endings),
-                )
-            )
-    else:
-        for target in targets:
-            if not any(name == target or name.endswith(f".{target}") for name in modules):
-                faults.append(
-                    Fault(
-                        "method.target_modules",
-                        f"{target!r}, which matches no layer",
-                        "endings of layer names",
-                        "this model's linear layers are " + ", ".join(endings),
-                    )
-                )
-        if any(target.split(".")[-1] == "lm_head" for target in targets):
-            faults.append(
-                Fault(
-                    "method.target_modules",
-                    "'lm_head'",
-                    "layers inside the model",
-                    "train the head whole instead: method.modules_to_save=[lm_head]",
-                )
-            )
+    modules = dict(model.named_modules())
+    faults = [fault for target in _named(targets) for fault in _target_faults(model, *target)]
     for name in saved:
         if not any(module == name or module.endswith(f".{name}") for module in modules):
             faults.append(
@@ -233,7 +247,7 @@ def save_initial(model: nn.Module, method: Method, folder: Path) -> None:
     initialisation = settings.init_lora_weights
     settings.init_lora_weights = True
     try:
-        model.save_pretrained(str(folder))
+        model.save_pretrained(str(folder), save_embedding_layers=False)
     finally:
         settings.init_lora_weights = initialisation
 
@@ -248,8 +262,13 @@ def save_adapter(model: nn.Module, folder: Path, *, initial: Path | None = None)
         warnings.filterwarnings("ignore", message=".*changes the base weights of the model.*")
         if isinstance(model, PeftModel) and initial is not None:
             model.save_pretrained(
-                str(folder), path_initial_model_for_weight_conversion=str(initial)
+                str(folder),
+                save_embedding_layers=False,
+                path_initial_model_for_weight_conversion=str(initial),
             )
+        elif isinstance(model, PeftModel):
+            # Left to itself PEFT adds the base's whole embedding when an adapter sits on it.
+            model.save_pretrained(str(folder), save_embedding_layers=False)
         else:
             model.save_pretrained(str(folder))  # type: ignore[operator]
     (folder / "README.md").unlink(missing_ok=True)  # a form with nothing filled in
@@ -268,7 +287,7 @@ def saved_keys(model: nn.Module) -> frozenset[str]:
         return frozenset()
     from peft import get_peft_model_state_dict
 
-    return frozenset(get_peft_model_state_dict(model))
+    return frozenset(get_peft_model_state_dict(model, save_embedding_layers=False))
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:

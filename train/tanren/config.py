@@ -26,7 +26,7 @@ Positive = Annotated[int, Field(ge=1, strict=True)]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class ModelConfig(_Part):
@@ -195,7 +195,9 @@ class TrackingConfig(_Part):
     """Experiment trackers, all off unless named. events.jsonl is always written."""
 
     trackers: tuple[Literal["tensorboard", "trackio", "wandb", "mlflow"], ...] = Field(
-        (), description="Trackers to report to, by name; their packages are installed by the user."
+        (),
+        strict=False,
+        description="Trackers to report to, by name; their packages are installed by the user.",
     )
     project: str = Field("tanren", description="Project name in the tracker.")
 
@@ -227,10 +229,11 @@ class RunConfig(_Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
-        if self.evaluation.early_stopping_patience and not self.data.validation:
-            raise ValueError("evaluation.early_stopping_patience needs data.validation")
-        if self.evaluation.every and not self.data.validation:
-            raise ValueError("evaluation.every needs data.validation")
+        if not self.data.validation:
+            needy = [n for n in ("every", "early_stopping_patience") if getattr(self.evaluation, n)]
+            if needy:
+                names = " and ".join(f"evaluation.{name}" for name in needy)
+                raise ValueError(f"data.validation for {names}")
         return self
 
     def to_yaml(self) -> str:
@@ -299,14 +302,20 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key_node, _ in node.value:
-            key = key_node.value
-            if isinstance(key, str) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} twice", key_node.start_mark
-                )
+            key, mark = key_node.value, key_node.start_mark
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(None, None, "a key that is no word", mark)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} twice", mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
+
+# YAML 1.1 makes a date of `2026-01-31`; here it is text like every other name.
+_UniqueKeyLoader.yaml_implicit_resolvers = {
+    first: [(tag, rule) for tag, rule in rules if tag != "tag:yaml.org,2002:timestamp"]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 # YAML 1.1 reads `2e-4` as text because of its missing dot; every person who writes a learning rate
 # means the number.
@@ -368,8 +377,17 @@ def _joined(faults: Sequence[Fault]) -> list[Fault]:
         first = places.get(fault.where)
         if first is not None:
             fault = replace(first, expected=f"{first.expected} or {fault.expected}")
+        above = next((place for place in places if fault.where.startswith(f"{place}.")), None)
+        if above is not None:  # the item of a list says more than the list
+            del places[above]
         places[fault.where] = fault
     return list(places.values())
+
+
+# What pydantic adds to a place to say which type of a union it tried.
+_UNION_BRANCH = re.compile(
+    r"(bool|int|float|str)$|(constrained-|lax-or-strict|literal|function-|tuple)"
+)
 
 
 def _fault(item: dict[str, Any], source: str) -> Fault:
@@ -379,7 +397,7 @@ def _fault(item: dict[str, Any], source: str) -> Fault:
         path = ["method", *path[2:]]
     else:
         fields = _fields_at(path[:-1])
-    path = [part for part in path if not part.startswith(("constrained-", "literal[", "function-"))]
+    path = [part for part in path if not _UNION_BRANCH.match(part)]
     where = ".".join(path) if path else "settings"
     if source != "command line":
         where = f"{source} {where}"

@@ -55,8 +55,12 @@ class Group:
         }
 
 
+Name = Annotated[str, Field(min_length=1)]
+Names = Annotated[tuple[Name, ...], Field(strict=False)]  # YAML has lists, no tuples
+
+
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class _Adapter(_Strict):
@@ -85,14 +89,14 @@ class _Adapter(_Strict):
         "matrix products) and "
         "was no worse in published comparisons at these sizes.",
     )
-    target_modules: str | tuple[str, ...] = Field(
+    target_modules: Name | Annotated[Names, Field(min_length=1)] = Field(
         "all-linear",
         description="Layers to adapt: 'all-linear' (every linear layer but the head; adapting all "
         "layers "
         "matters more than rank: Schulman et al., LoRA Without Regret, 2025), or a list of name "
         "endings.",
     )
-    modules_to_save: tuple[str, ...] = Field(
+    modules_to_save: Names = Field(
         (), description="Modules trained whole and saved beside the adapter, e.g. ['lm_head']."
     )
     lr_ratio: float = Field(

@@ -69,7 +69,19 @@ def locate(config: ModelConfig) -> Source:
     faults = list(_folder_faults(config.name, folder))
     if faults:
         raise ModelError.of(*faults)
-    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    try:
+        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        values = error
+    if not isinstance(values, dict):
+        raise ModelError.of(
+            Fault(
+                f"{config.name}/config.json",
+                str(values)[:100] or "nothing",
+                "a JSON object",
+                "download the model again",
+            )
+        )
     return Source(config.name, folder.resolve(), revision, fingerprint(folder), values)
 
 
@@ -159,7 +171,6 @@ def load_whole(folder: Path, config: ModelConfig) -> PreTrainedModel:
     model = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=torch.float32,
-        attn_implementation="sdpa",
         device_map={"": device()},
         local_files_only=True,
         trust_remote_code=False,
@@ -188,6 +199,15 @@ def load_tokenizer(source: Source, config: ModelConfig | None = None) -> PreTrai
                 f"a slow tokenizer ({type(tokenizer).__name__})",
                 "a fast one (tokenizer.json)",
                 "convert it with transformers' AutoTokenizer(..., use_fast=True) once",
+            )
+        )
+    if not tokenizer.encode("a", add_special_tokens=False):
+        raise ModelError.of(  # transformers makes an empty one when the files are missing
+            Fault(
+                source.name,
+                "a tokenizer without words",
+                "tokenizer.json",
+                "add the tokenizer's files",
             )
         )
     if config is not None and config.chat_template:
@@ -234,7 +254,7 @@ def compute_dtype(config: ModelConfig, where: torch.device | None = None) -> tor
 
 
 def load_base(
-    source: Source, method: Method, config: ModelConfig, *, attention: str = "sdpa"
+    source: Source, method: Method, config: ModelConfig, *, attention: str | None = None
 ) -> PreTrainedModel:
     """The base model on this process's device, stored as the method asks, frozen and in evaluation
     mode.

@@ -7,7 +7,8 @@ give equal bits on one device.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -61,7 +62,11 @@ class Proof:
     failures: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Plain JSON: a number that is not finite becomes its name, for JSON has none."""
+        return {
+            name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in asdict(self).items()
+        }
 
 
 def reference(model: nn.Module, rows: Sequence[Sequence[int]], keys: frozenset[str]) -> Reference:
@@ -129,7 +134,7 @@ def prove(
     zero = tuple(sorted(k for k, t in tensors.items() if "lora_B" in k and not bool(t.any())))
     with _as_peft_loads(reloaded):
         found = tuple(_logits(reloaded, probe) for probe in expected.probes)
-    difference = max(_relative(a, b) for a, b in zip(expected.logits, found, strict=True))
+    difference = _largest(_relative(a, b) for a, b in zip(expected.logits, found, strict=True))
     tokens = sum(len(probe) for probe in expected.probes)
     agree = sum(
         int((a.argmax(-1) == b.argmax(-1)).sum())
@@ -138,7 +143,7 @@ def prove(
     kl = sum(_kl(a, b) for a, b in zip(expected.logits, found, strict=True)) / tokens
     moved = None
     if expected.base_logits is not None:
-        moved = max(_relative(a, b) for a, b in zip(expected.base_logits, found, strict=True))
+        moved = _largest(_relative(a, b) for a, b in zip(expected.base_logits, found, strict=True))
     tolerance = TOLERANCE[dtype]
     b_keys = [k for k in tensors if "lora_B" in k]
     failures = []
@@ -156,7 +161,7 @@ def prove(
         failures.append(
             f"logits differ by {difference:.2e} from the trained model (tolerance {tolerance:.0e})"
         )
-    if moved is not None and not moved > 0:
+    if moved == 0:
         failures.append("logits equal the base model's: the adapter does nothing")
     return Proof(
         passed=not failures,
@@ -187,6 +192,11 @@ def require(proof: Proof, folder: Path) -> None:
             for failure in proof.failures
         ],
     )
+
+
+def _largest(values: Iterable[float]) -> float:
+    """As max, but a NaN anywhere is the answer (Python's max forgets one that is not first)."""
+    return float(torch.tensor(list(values)).max())
 
 
 def _relative(a: Tensor, b: Tensor) -> float:

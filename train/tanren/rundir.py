@@ -139,6 +139,10 @@ def read_json(path: Path) -> Any:
                 f"{path}:{error.lineno}", error.msg, "JSON", "restore the file or start a new run"
             )
         ) from None
+    except UnicodeDecodeError as error:
+        raise RunError.of(
+            Fault(str(path), str(error), "UTF-8", "restore the file or start a new run")
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,12 +305,11 @@ class RunDirectory:
         """Process id of the live process that holds the run, if there is one."""
         try:
             holder = json.loads((self.path / "process.json").read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError):
-            return None
-        pid = int(holder["pid"])
-        return (
-            pid if _start_time(pid) is not None and _start_time(pid) == holder["started"] else None
-        )
+            pid, started = int(holder["pid"]), holder["started"]
+        except (OSError, ValueError, TypeError, KeyError):
+            return None  # nobody, or a file that a dying machine damaged
+        now = _start_time(pid)
+        return pid if now is not None and now == started else None
 
     def state(self) -> State:
         """What became of the run, seen from outside (T25): a process that vanished without a word
@@ -338,14 +341,17 @@ class RunDirectory:
         T34).
         """
         found = []
-        for path in sorted(self.checkpoints.glob("step-*")):
+        for path in self._step_folders():
             if not missing_files(path):
                 found.append(Checkpoint(path, int(path.name.removeprefix("step-"))))
-        return found
+        return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+    def _step_folders(self) -> list[Path]:
+        return sorted(p for p in self.checkpoints.glob("step-*") if p.name[5:].isdecimal())
 
     def incomplete_checkpoints(self) -> dict[Path, list[str]]:
         """Damaged checkpoint folders, with what is wrong in each."""
-        found = {path: missing_files(path) for path in sorted(self.checkpoints.glob("step-*"))}
+        found = {path: missing_files(path) for path in self._step_folders()}
         return {path: problems for path, problems in found.items() if problems}
 
     def rotate(self, keep: int) -> None:
@@ -357,8 +363,12 @@ class RunDirectory:
                 shutil.rmtree(path, ignore_errors=True)
 
     def discard_staging(self) -> None:
-        """Remove what a killed process left half-written."""
+        """Remove what a killed process left half-written; put back what it was about to replace."""
         for path in [*self.path.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")]:
+            final = path.with_name(path.name.removeprefix(".").removesuffix(".old.tmp"))
+            if path.name.endswith(".old.tmp") and not final.exists():
+                os.rename(path, final)
+                continue
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(
                 missing_ok=True
             )
@@ -389,12 +399,13 @@ def missing_files(folder: Path) -> list[str]:
     """What keeps a sealed folder from being complete; empty when it is complete."""
     try:
         mark = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
+        files = dict(mark["files"])
     except FileNotFoundError:
         return [f"{COMPLETE} is missing: the checkpoint was never finished"]
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except (OSError, ValueError, TypeError, KeyError):
         return [f"{COMPLETE} is damaged"]
     problems = []
-    for name, size in mark["files"].items():
+    for name, size in files.items():
         file = folder / name
         if not file.is_file():
             problems.append(f"{name} is missing")
