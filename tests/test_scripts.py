@@ -189,25 +189,36 @@ def test_gpu_check_records_a_section_that_dies_and_runs_the_others(tmp_path: Pat
     options = gpu_check.parse(["--tiny", "--cpu", "--out", str(tmp_path / "out")])
     crew = gpu_check.Crew(options, tmp_path)
     try:
-        names = ["no such section", "environment", "attention", "nf4", "packed"]
+        names = ["no such section", "environment", "attention"]
         found = {name: crew.run(name, 60) for name in names}
         found["late"] = crew.run("environment", 0)
     finally:
         crew.close()
-    states = {name: one["state"] for name, one in found.items()}
-    done = dict.fromkeys(["environment", "attention", "nf4"], "done")
-    assert states == {"no such section": "failed", **done, "packed": "skipped", "late": "skipped"}
-    assert "KeyError" in found["no such section"]["note"]
-    assert "CUDA" in found["packed"]["note"] and "time" in found["late"]["note"]
+    states = [one["state"] for one in found.values()]
+    assert states == ["failed", "done", "done", "skipped"], found
+    assert "KeyError" in found["no such section"]["note"] and "time" in found["late"]["note"]
     assert [name for name, one in found.items() if gpu_check.failed(one)] == ["no such section"]
-    assert all(row["ok"] for row in found["attention"]["rows"] + found["packed"]["rows"])
+    assert len(found["attention"]["rows"]) == 16
+    assert all(row["ok"] for row in found["attention"]["rows"])
     gpu_check.save(options, {**report.circumstances(), "sections": found})
     text = (tmp_path / "out" / "gpu_check.md").read_text(encoding="utf-8")
-    assert "## no such section: FAILED" in text and "## packed: skipped" in text
+    assert "## no such section: FAILED" in text and "## late: skipped" in text
 
 
 def _tiny_lab(tmp_path: Path) -> Any:
     return lab.Lab(torch.device("cpu"), tmp_path, tiny=True, deadline=1e12, big="llama-8b")
+
+
+def test_four_bits_are_checked_down_to_the_grid(tmp_path: Path) -> None:
+    assert all(row["ok"] for row in numerics.nf4(_tiny_lab(tmp_path)))
+
+
+def test_packed_rows_are_compared_and_what_a_cpu_cannot_show_is_said(tmp_path: Path) -> None:
+    """T16: the same loss and gradient, padded and side by side."""
+    section = numerics.packed(_tiny_lab(tmp_path))
+    assert [next(section)["ok"], next(section)["ok"]] == [True, True]
+    with pytest.raises(lab.Skipped, match="CUDA"):
+        next(section)
 
 
 def test_a_merged_four_bit_run_answers_as_its_adapter_does(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_two_processes_stop_together(make_run: MakeRun, tmp_path: Path, goes_on:
     two processes, with dropout, the end is bit for bit that of two processes that never stopped.
     """
     method = {"name": "lora", "dropout": 0.1}
-    settings = ("training.batch_size=4", "training.num_epochs=3", "training.save_every=100")
+    settings = ("training.batch_size=4", "training.num_epochs=20", "training.save_every=900")
     run = make_run(*settings, rows=24, method=method, name="stopped")
     child = torchrun(tmp_path, run.path)
     deadline = time.monotonic() + PATIENCE_SECONDS
@@ -167,7 +167,7 @@ def test_two_processes_stop_together(make_run: MakeRun, tmp_path: Path, goes_on:
     assert child.returncode != 0
     assert run.events()[-1]["event"] == "interrupted", said
     (checkpoint,) = run.complete_checkpoints()
-    assert 1 <= checkpoint.step < 18
+    assert 1 <= checkpoint.step < 120
     assert run.owner() is None
     if not goes_on:
         return

@@ -15,10 +15,10 @@ from tanren.pipeline import execute
 from tanren.rundir import RunDirectory
 
 MakeRun = Callable[..., RunDirectory]
-SETTINGS = ("training.num_epochs=2", "training.save_every=100", "training.batch_size=4")
+SETTINGS = ("training.num_epochs=8", "training.save_every=100", "training.batch_size=4")
 METHOD = {"name": "lora_plus", "dropout": 0.1}
 ROWS = 24
-STEPS = 12
+STEPS = 48
 
 
 @pytest.fixture(scope="module")

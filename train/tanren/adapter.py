@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from tanren import privacy
-from tanren.errors import Fault, ModelError
+from tanren.errors import Fault, ModelError, RunError
 from tanren.methods import Full, Method
 from tanren.model import Source
 
@@ -90,8 +90,22 @@ def linear_names(model: nn.Module) -> list[str]:
 def _named(targets: str | tuple[str, ...]) -> list[tuple[str, re.Pattern[str]]]:
     """Each target with the pattern of the full names that it means; none for `all-linear`."""
     if isinstance(targets, str):
-        return [] if targets == "all-linear" else [(targets, re.compile(targets))]
+        return [] if targets == "all-linear" else [(targets, _pattern(targets))]
     return [(target, re.compile(rf"(.*\.)?{re.escape(target)}")) for target in targets]
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise ModelError.of(
+            Fault(
+                "method.target_modules",
+                f"{text!r}, which is no pattern ({error})",
+                "'all-linear', a list of name endings, or a regular expression for full names",
+                "write for example '.*_proj'",
+            )
+        ) from None
 
 
 def _target_faults(
@@ -150,8 +164,18 @@ def sketch(source: Source, method: Method) -> nn.Module:
     of any size, at once. Raises ModelError for targets that match nothing (T19).
     """
     settings = AutoConfig.from_pretrained(source.path, local_files_only=True)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(settings)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(settings)
+    except ValueError as error:
+        raise ModelError.of(
+            Fault(
+                f"{source.name}/config.json",
+                f"the architecture {settings.model_type!r}",
+                "a causal language model",
+                "choose a model that writes text",
+            )
+        ) from error
     peft_config: Any = method.peft_config()
     if peft_config is None:
         return model
@@ -291,11 +315,28 @@ def saved_keys(model: nn.Module) -> frozenset[str]:
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
-    """Put saved weights into the model in memory, bit for bit."""
+    """Put saved weights into the model in memory, bit for bit. Raises RunError when names
+    differ.
+    """
     if isinstance(model, PeftModel):
         model.load_adapter(str(folder), "default", is_trainable=True)
         return
     from safetensors.torch import load_file
 
+    missing, unexpected = {name for name, _ in model.named_parameters()}, set()
     for file in sorted(folder.glob("*.safetensors")):
-        model.load_state_dict(load_file(str(file)), strict=False)
+        tensors = load_file(str(file))
+        result = model.load_state_dict(tensors, strict=False)
+        unexpected |= set(result.unexpected_keys)
+        missing -= tensors.keys()
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    if unexpected or missing - tied:
+        names = ", ".join(sorted(unexpected | (missing - tied))[:3])
+        raise RunError.of(
+            Fault(
+                str(folder),
+                f"other tensors than this model has ({names})",
+                "the model's own names",
+                "resume with the versions that wrote it",
+            )
+        )

@@ -70,7 +70,8 @@ def varlen_attention_forward(
     if kwargs.get("softcap") is not None:
         raise ValueError("tanren_varlen has no logit soft-capping; use attention: eager")
     window: int | None = kwargs.get("sliding_window")
-    if query.is_cuda and torch.is_autocast_enabled("cuda"):  # a custom operator: autocast passes it by
+    if query.is_cuda and torch.is_autocast_enabled("cuda"):
+        # a custom operator, which autocast passes by
         half = torch.get_autocast_dtype("cuda")
         query, key, value = query.to(half), key.to(half), value.to(half)
     if query.is_cuda and _flash_takes(query, value):
@@ -91,7 +92,7 @@ def _flash(
 ) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    grouped: dict[str, bool] = {}
+    grouped: dict[str, Any] = {}
     groups = query.shape[1] // key.shape[1]
     if groups > 1 and _knows_groups():
         grouped = {"enable_gqa": True}
@@ -116,7 +117,7 @@ def _flash(
 
 
 def _flash_takes(query: Tensor, value: Tensor) -> bool:
-    """Whether torch's flash attention computes this: half precision, heads of up to 256, Ampere on."""
+    """Whether torch's flash attention computes this: half precision, narrow heads, Ampere on."""
     width = query.shape[-1]
     return (
         query.dtype in (torch.float16, torch.bfloat16)

@@ -238,7 +238,8 @@ class Step:
     def as_saved(self, folder: Path) -> tuple[Step, int]:
         """(this step as that checkpoint had it, tokens seen until then)."""
         saved = read_json(folder / "step.json")
-        step = Step(saved["micro_batch_tokens"], saved["side_by_side"], self.pad_id)
+        tokens = min(saved["micro_batch_tokens"], self.micro_batch_tokens)
+        step = Step(tokens, saved["side_by_side"], self.pad_id)
         return step, int(saved["tokens_seen"])
 
 

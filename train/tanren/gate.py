@@ -7,6 +7,7 @@ memory, and either raises with all faults or returns what training starts from.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import math
 from collections.abc import Callable
@@ -137,7 +138,7 @@ def examine(config: RunConfig, *, tell: Tell = quiet) -> Gate:
     """Pass the gate or raise DataError, ModelError or ConfigError with every fault found."""
     require_trackers(config.tracking)
     tell("stage", name="data", text=f"reading {config.data.train}")
-    found = _survey(config)
+    found = _survey(config, tell)
     tell("stage", name="data", text=f"encoding with the tokenizer of {config.model.name}")
     source = models.locate(config.model)
     models.known_architecture(source)
@@ -195,9 +196,13 @@ def examine(config: RunConfig, *, tell: Tell = quiet) -> Gate:
     )
 
 
-def _survey(config: RunConfig) -> Survey:
+def _survey(config: RunConfig, tell: Tell) -> Survey:
     validation = Path(config.data.validation) if config.data.validation else None
-    found = survey(Path(config.data.train), against=validation)
+    found = survey(
+        Path(config.data.train),
+        against=validation,
+        on_progress=lambda done, total: tell("progress", done=done, total=total, unit="bytes read"),
+    )
     found.require_sound(skip_faulty=config.data.faulty_rows == "skip")
     return found
 
@@ -237,7 +242,12 @@ def _encode(
         train_on=config.training.train_on,
     )
     rows = ChatReader(Path(file.path))
-    if file.counts.examples < CACHED_ROWS:
+    total = file.counts.examples
+
+    def progress(done: int) -> None:
+        tell("progress", done=done, total=total, unit="rows encoded")
+
+    if total < CACHED_ROWS:
         return encode(rows, renderer, settings)
     cache = EncodedCache(runs_root() / ".cache" / "encoded")
     key = cache_key([(file.path, str(file.counts.sha256))], renderer, settings)
@@ -247,7 +257,7 @@ def _encode(
         return stored.encoded, stored.ledger
     if stored.broken:
         tell("note", text=stored.broken)
-    encoded, ledger = encode(rows, renderer, settings)
+    encoded, ledger = encode(rows, renderer, settings, progress=progress)
     with storage_errors(cache.directory):
         cache.store(key, encoded, ledger)
         _forget_oldest(cache.directory)
@@ -256,9 +266,10 @@ def _encode(
 
 def _forget_oldest(folder: Path, keep: int = 8) -> None:
     """Remove all but the newest encoded files: they can be made again at any time."""
-    files = sorted(folder.glob("*.npz"), key=lambda file: file.stat().st_mtime)
-    for file in files[:-keep]:
-        file.unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):  # another process was quicker
+        files = sorted(folder.glob("*.npz"), key=lambda file: file.stat().st_mtime)
+        for file in files[:-keep]:
+            file.unlink(missing_ok=True)
 
 
 def _require_trainable(config: RunConfig, ledgers: list[Ledger]) -> None:

@@ -379,7 +379,19 @@ def base_of(model: nn.Module) -> PreTrainedModel:
 
 
 def known_architecture(source: Source) -> None:
-    """Raise ModelError for an architecture that would need remote code."""
+    """Raise ModelError for an architecture that would need remote code, or that also sees or
+    hears.
+    """
+    senses = [name for name in ("vision_config", "audio_config") if name in source.config]
+    if senses:
+        raise ModelError.of(
+            Fault(
+                f"{source.name}/config.json",
+                f"a multimodal model ({', '.join(senses)})",
+                "a text model",
+                "choose the text-only variant of this model",
+            )
+        )
     try:
         AutoConfig.from_pretrained(source.path, local_files_only=True, trust_remote_code=False)
     except (ValueError, KeyError, OSError) as error:

@@ -21,13 +21,20 @@ from tanren import model as models
 from tanren.artefact import save_artefact
 from tanren.batches import Row, assemble, plan
 from tanren.config import RunConfig
-from tanren.errors import Fault, Interrupted, RunError, TanrenError
+from tanren.errors import Fault, Interrupted, OutOfMemoryError, RunError, TanrenError, WorkError
 from tanren.estimate import model_flops_per_token
 from tanren.evaluate.samples import Sample, answer_samples, choose_samples
 from tanren.gate import Gate, changed_since, examine
 from tanren.methods import Full
 from tanren.proof import prove, reference, require
-from tanren.rundir import RunDirectory, new_run_path, read_json, write_json
+from tanren.rundir import (
+    COMPLETE,
+    RunDirectory,
+    missing_files,
+    new_run_path,
+    read_json,
+    write_json,
+)
 from tanren.sft import Step, Trainer
 from tanren.tracking import keep_inside
 from tanren.verdict import evaluations, judge
@@ -69,7 +76,8 @@ class Teller:
             self._count(fields["name"])
         if not self.active:
             return
-        self.run.event(event, **fields)
+        if event != "progress":  # of the moment only
+            self.run.event(event, **fields)
         if self.observer is not None:
             self.observer({"event": event, **fields})
 
@@ -79,6 +87,10 @@ class Teller:
             before, since = self._stage
             self.stages[before] = round(self.stages.get(before, 0.0) + now - since, 3)
         self._stage = (name, now)
+
+    @property
+    def stage(self) -> str:
+        return self._stage[0] if self._stage else "start"
 
     def seconds(self) -> dict[str, float]:
         """Seconds of every stage so far."""
@@ -117,6 +129,11 @@ def execute(
             # turned away before any work: what became of the run earlier stays true (T25)
             tell("refused", error=error.message, faults=[f.as_dict() for f in error.faults])
             raise
+        except torch.OutOfMemoryError as error:
+            tell(
+                "failed", error="out of memory", kind="OutOfMemoryError", faults=[], traceback=None
+            )
+            raise _too_little_memory(tell, error) from error
         except BaseException as error:
             faults = [f.as_dict() for f in error.faults] if isinstance(error, TanrenError) else []
             message = error.message if isinstance(error, TanrenError) else repr(error)
@@ -125,6 +142,20 @@ def execute(
             raise
         finally:
             gc.unfreeze()
+
+
+def _too_little_memory(tell: Teller, error: torch.OutOfMemoryError) -> OutOfMemoryError:
+    return OutOfMemoryError(
+        "out of memory",
+        [
+            Fault(
+                f"stage {tell.stage}",
+                str(error).splitlines()[0][:160],
+                "memory for it",
+                "method=qlora, a smaller model, or free what else uses the device",
+            )
+        ],
+    )
 
 
 def _execute(
@@ -147,6 +178,7 @@ def _execute(
 
     keep_inside(gate.config.tracking, run.path)
     trainer, watch = _trainer(run, tell, gate, base, world)
+    del base  # the trainer alone holds it, so that it can let go of it
     tell(
         "started",
         resumed_from=int(checkpoint.name.removeprefix("step-")) if checkpoint else None,
@@ -396,9 +428,32 @@ def _load_best(run: RunDirectory, trainer: Trainer, config: RunConfig) -> dict[s
         return None
     step, value, _ = judge(history, config.evaluation)
     folder = run.checkpoints / "best"
-    if config.evaluation.keep_best and step != trainer.state.global_step and folder.is_dir():
+    if config.evaluation.keep_best and step != trainer.state.global_step:
+        _require_step(folder, step)
         adapters.load_weights(trainer.network, folder)
     return {"step": step, config.evaluation.metric: value, "kept": config.evaluation.keep_best}
+
+
+def _require_step(folder: Path, step: int) -> None:
+    """The saved best is whole and of that step, or the run says so instead of taking other
+    weights.
+    """
+    problems = missing_files(folder)
+    if not problems and read_json(folder / COMPLETE)["step"] != step:
+        problems = [f"it is of step {read_json(folder / COMPLETE)['step']}"]
+    if problems:
+        raise WorkError(
+            "the best checkpoint cannot be used",
+            [
+                Fault(
+                    str(folder),
+                    problems[0],
+                    f"the weights of step {step}",
+                    "set evaluation.keep_best=false and resume with --accept-changes for the last "
+                    "ones",
+                )
+            ],
+        )
 
 
 def _initial(run: RunDirectory, gate: Gate) -> Path | None:

@@ -85,7 +85,7 @@ def arguments(
     if checkpointing not in known:
         checkpointing = "gradient_checkpointing"  # transformers before 5.20
     switched_off: dict[str, Any] = {checkpointing: False}
-    return SFTConfig(
+    made = SFTConfig(
         output_dir=str(run.path / "checkpoints"),
         per_device_train_batch_size=training.batch_size,
         per_device_eval_batch_size=training.batch_size,
@@ -121,6 +121,9 @@ def arguments(
         dataloader_pin_memory=not on_cpu,
         **switched_off,
     )
+    _ = made.device  # counts the GPUs; one process uses one, whatever else is visible
+    made._n_gpu = min(made._n_gpu, 1)
+    return made
 
 
 def total_steps(config: RunConfig, steps_per_epoch: int) -> int:
@@ -276,11 +279,17 @@ class Trainer(SFTTrainer):
         """
         model.train()
         while True:
+            failed = None
             try:
                 loss = self._accumulate(model, inputs)
-                break
             except torch.OutOfMemoryError as error:
-                self._shrink(inputs, error)
+                failed = str(error)  # not the error: its traceback holds the activations
+            if failed is None:
+                break
+            self._shrink(inputs, failed)
+        if self.args.world_size > 1:  # all see the same loss, so that all stop or none does
+            dist.all_reduce(loss)
+            loss /= self.args.world_size
         self.tokens_seen += sum(map(len, inputs))
         if not math.isfinite(float(loss)):
             self.diverged(f"a loss of {float(loss)}", step=self.state.global_step + 1)
@@ -307,10 +316,10 @@ class Trainer(SFTTrainer):
             last = number == len(passes)
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
                 batch = self._assemble([mine[i] for i in members])
-                with self._precision():
-                    found = self._loss(model, batch)
                 # DDP averages over processes; the divisor already counts all of them.
-                loss = found.total * (weight * ranks / max(labelled, 1))
+                scale = weight * ranks / max(labelled, 1)
+                with self._precision():
+                    loss = self._loss(model, batch, scale=scale).total
                 self.accelerator.backward(loss)
                 total += loss.detach()
         return total
@@ -326,12 +335,12 @@ class Trainer(SFTTrainer):
     def _keep_hidden(self, module: nn.Module, args: Any, output: Any) -> None:
         self._hidden = output[0] if isinstance(output, tuple) else output.last_hidden_state
 
-    def _loss(self, model: nn.Module, batch: Pass) -> losses.Loss:
-        """Summed loss of one pass. The head sees one position; the decoder's output goes to our own
-        loss.
+    def _loss(self, model: nn.Module, batch: Pass, *, scale: float = 1.0) -> losses.Loss:
+        """Summed loss of one pass, times `scale`. The head sees one position; the decoder's output
+        goes to our own loss.
         """
         if not self._head_matches:
-            return self._loss_from_logits(model, batch)
+            return self._loss_from_logits(model, batch, scale)
         model(**batch.model_inputs(), logits_to_keep=1)
         assert self._hidden is not None
         hidden = self._hidden.reshape(-1, self._hidden.shape[-1])[batch.labelled]
@@ -343,15 +352,16 @@ class Trainer(SFTTrainer):
             batch.targets,
             bias=head.bias,
             dtype=self._product_dtype(head.weight),
+            scale=scale,
         )
 
-    def _loss_from_logits(self, model: nn.Module, batch: Pass) -> losses.Loss:
+    def _loss_from_logits(self, model: nn.Module, batch: Pass, scale: float) -> losses.Loss:
         """The model's own head, for architectures that scale or cap their logits."""
         logits = model(**batch.model_inputs()).logits
         self._hidden = None
         wanted = logits.reshape(-1, logits.shape[-1])[batch.labelled].float()
         total = nn.functional.cross_entropy(wanted, batch.targets, reduction="sum")
-        return losses.Loss(total, (wanted.detach().argmax(dim=-1) == batch.targets).sum())
+        return losses.Loss(total * scale, (wanted.detach().argmax(dim=-1) == batch.targets).sum())
 
     @property
     def _lower_precision(self) -> bool:
@@ -367,7 +377,7 @@ class Trainer(SFTTrainer):
     def _product_dtype(self, weight: Tensor) -> torch.dtype:
         return self.compute_dtype if self._lower_precision else weight.dtype
 
-    def _shrink(self, rows: Sequence[Row], error: torch.OutOfMemoryError) -> None:
+    def _shrink(self, rows: Sequence[Row], error: str) -> None:
         longest = max(map(len, rows))
         budget = self.step.micro_batch_tokens
         self.network.zero_grad(set_to_none=True)
@@ -382,14 +392,14 @@ class Trainer(SFTTrainer):
                     Fault(
                         "training.micro_batch_tokens",
                         f"{min(budget, longest)} tokens, which do not fit "
-                        f"({str(error).splitlines()[0][:120]})",
+                        f"({error.splitlines()[0][:120]})",
                         "a pass that fits the memory",
                         f"set data.max_length below {longest}, "
                         "training.gradient_checkpointing=true, or use "
                         "method=qlora",
                     )
                 ],
-            ) from error
+            )
         smaller = max(budget // 2, longest)
         self.step = Step(smaller, self.step.side_by_side, self.step.pad_id)
         self.tell(
@@ -498,6 +508,9 @@ class Trainer(SFTTrainer):
     def release(self) -> None:
         """Let go of model and optimizer, so that a fresh copy has room."""
         self._decoder_hook.remove()
+        self._hidden = None
+        self.groups = []
+        del self.save_weights  # it holds the model too
         self.model = self.model_wrapped = self.optimizer = self.lr_scheduler = None  # type: ignore[assignment]
         self.callback_handler.model = self.callback_handler.optimizer = None
         self.accelerator.free_memory()
@@ -529,11 +542,14 @@ class Trainer(SFTTrainer):
             for i in share([len(r) for r in rows], self.args.world_size, self.args.process_index)
         ]
         while True:
+            failed = None
             try:
                 sums = self._summed(rows)
-                break
             except torch.OutOfMemoryError as error:
-                self._shrink(rows, error)
+                failed = str(error)
+            if failed is None:
+                break
+            self._shrink(rows, failed)
         if self.args.world_size > 1:
             dist.all_reduce(sums)
         assert_not_repacked(self.network)
@@ -568,6 +584,12 @@ class Trainer(SFTTrainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """All that resuming needs, in a folder that is whole or absent; the newest K stay."""
         save_checkpoint(self)
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        """The library's own loader skips names it does not know with a remark in a log."""
+        load_weights(self.network, Path(resume_from_checkpoint))
 
     def fit(self, resume_from: Path | None = None) -> TrainOutput | None:
         """Train, from the start or from a complete checkpoint; None when nothing was left to do."""
@@ -604,7 +626,11 @@ def output_head(model: nn.Module) -> nn.Linear:
 
 
 def output_head_is_linear(model: nn.Module) -> bool:
-    return isinstance(output_head(model), nn.Linear)
+    """Whether logits are the head's product alone: no scale, no cap on top of it."""
+    text = model.config.get_text_config().to_dict()  # type: ignore[union-attr, operator]
+    special = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier")
+    plain = all(text.get(name) in (None, 1, 1.0) for name in special)
+    return plain and isinstance(output_head(model), nn.Linear)
 
 
 @contextlib.contextmanager

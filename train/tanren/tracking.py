@@ -32,5 +32,7 @@ def keep_inside(tracking: TrackingConfig, folder: Path) -> None:
         os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "tensorboard"))
     if "mlflow" in tracking.trackers:
         os.environ.setdefault("MLFLOW_TRACKING_URI", (folder / "mlruns").absolute().as_uri())
+        os.environ.setdefault("MLFLOW_EXPERIMENT_NAME", tracking.project)
     if "wandb" in tracking.trackers:
+        os.environ.setdefault("WANDB_PROJECT", tracking.project)
         os.environ.setdefault("WANDB_DIR", str(folder))

@@ -53,7 +53,8 @@ class PlainProgress:
         self._console = console
 
     def __call__(self, event: Mapping[str, Any]) -> None:
-        self._console.print(text(describe(event)), soft_wrap=True)
+        if event.get("event") != "progress":
+            self._console.print(text(describe(event)), soft_wrap=True)
 
 
 class LiveProgress:
@@ -62,6 +63,7 @@ class LiveProgress:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._stage = "starting"
+        self._so_far = ""
         self._step: Mapping[str, Any] | None = None
         self._losses: list[float] = []
         self._spinner = Spinner("line" if console.options.ascii_only else "dots")
@@ -72,7 +74,12 @@ class LiveProgress:
             self._take_step(event)
         elif kind == "stage":
             self._stage = describe(event)
+            self._so_far = ""
             self._step = None
+        elif kind == "progress":
+            done, total = event.get("done") or 0, event.get("total")
+            share = f"{done / total:.0%} of {total:,}" if total else f"{done:,}"
+            self._so_far = f"  {share} {event.get('unit')}"
         elif kind not in _ENDS:  # the command shows the end itself, in full
             self._console.print(text(describe(event), _STYLES.get(str(kind), "")))
 
@@ -84,7 +91,7 @@ class LiveProgress:
 
     def render(self) -> RenderableType:
         if self._step is None:
-            self._spinner.update(text=text(self._stage))
+            self._spinner.update(text=text(self._stage + self._so_far))
             return self._spinner
         return Group(self._bar(self._step), self._figures(self._step))
 

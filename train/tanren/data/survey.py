@@ -14,7 +14,8 @@ from tanren.data.duplicates import DuplicateFinder, DuplicateReport
 from tanren.data.read import ChatReader, FileCounts
 from tanren.errors import DataError, Fault
 
-MAX_FAULTS = 1000
+MAX_FAULTS = 100_000
+"""Kept per file; the counts have no bound."""
 
 Progress = Callable[[int, int | None], None]
 """Called with the bytes read so far and the file's size (None for a pipe)."""
@@ -22,7 +23,7 @@ Progress = Callable[[int, int | None], None]
 
 @dataclass(slots=True)
 class FileSurvey:
-    """What one file holds. `faults` keeps the first 1,000; `counts.faults` counts all."""
+    """What one file holds. `faults` keeps the first 100,000; `counts.faults` counts all."""
 
     path: str
     counts: FileCounts
