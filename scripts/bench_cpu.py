@@ -25,6 +25,7 @@ from typing import Any
 
 from bench import report
 from bench.children import measured
+from bench.job_overhead import overhead
 from bench.turns import Contestant
 
 CONTESTANTS = ("hand", "trl-default", "trl-tuned", "tanren")
@@ -49,7 +50,6 @@ were fastest (one padded batch took more than twice as long).
 """
 LOSS_AGREEMENT = 0.01
 LOSS_MEMORY_TARGET = 1 / 4
-OVERHEAD_TARGET = 8.0
 FEWEST_ROUNDS = 5
 
 
@@ -111,7 +111,9 @@ def sections(options: argparse.Namespace) -> dict[str, Callable[[], tuple[Any, s
     if "loss" in options.sections:
         found["loss_memory"] = partial(loss_memory, options)
     if "overhead" in options.sections:
-        found["overhead"] = partial(overhead, options)
+        found["overhead"] = partial(
+            overhead, rows=4 if options.tiny else 50, threads=options.threads
+        )
     return found
 
 
@@ -220,6 +222,7 @@ def judge(
     }
     result: dict[str, Any] = {
         "rounds": len(timed),
+        "max_others": options.max_others,
         "rounds_kept": len(kept),
         "rounds_counted": len(counted),
         "others_median": statistics.median(t.others for turns in timed for t in turns),
@@ -305,10 +308,10 @@ def step_text(dtype: str, result: dict[str, Any], *, enough: bool) -> str:
         )
     header = ["", "s/step", "tanren's time ÷ this", "at most", "reached", "peak MiB", "of it steps"]
     header += ["loss first → last", "largest gap to the first line", "cosine of B", "B moved"]
-    kept = f"{result['rounds_kept']} of {result['rounds']} rounds had quiet neighbours"
+    kept = f"{result['rounds_kept']} of {result['rounds']} rounds kept: others may use {result['max_others']:.0%}"
     if not enough:
         kept += "; that is too few, so ALL rounds are counted and the times are unreliable"
-    kept += f" (others' median share {result['others_median']:.0%})."
+    kept += f" (their median share was {result['others_median']:.0%})."
     lines = [f"## Step time, {dtype}", report.table(header, rows), kept]
     if result["how_bf16"]:
         lines.append("bf16: " + "; ".join(f"{n}: {how}" for n, how in result["how_bf16"].items()))
@@ -363,73 +366,6 @@ def measure_loss(
     words = [kind, dtype, str(vocabulary), str(positions), str(width)]
     done = measured(["-m", "bench.loss_memory", *words], threads=options.threads)
     return dict(json.loads(done.output.splitlines()[-1]))
-
-
-# --- overhead of a small job ----------------------------------------------------------------------
-
-
-def overhead(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    """`tanren train` on 50 rows with the embedded model: everything but the steps, as a user waits
-    for it.
-    """
-    rows = 4 if options.tiny else 50
-    with tempfile.TemporaryDirectory(prefix="bench-job-") as folder:
-        data = small_job(Path(folder) / "rows.jsonl", rows)
-        command = ["-m", "tanren", "train", str(data), "--model"]
-        command += [str(report.REPOSITORY / "data/tiny-chat"), "--out", f"{folder}/run", "--json"]
-        done = measured([*command, "training.num_epochs=1"], threads=options.threads)
-        wall = done.wall
-        steps = seconds_of_steps(Path(folder) / "run" / "events.jsonl")
-        stages = json.loads((Path(folder) / "run" / "result.json").read_text("utf-8"))["seconds"]
-    result = {
-        "rows": rows,
-        "wall": wall,
-        "steps": steps,
-        "overhead": wall - steps,
-        "cpu": done.cpu,
-        "peak_rss_bytes": done.peak_rss_bytes,
-        "stages": stages,
-        "before_and_after_stages": wall - stages["all"],
-        "reached": wall - steps <= OVERHEAD_TARGET,
-    }
-    text = [[rows, wall, steps, wall - steps, result["reached"], done.cpu, stages_text(stages)]]
-    header = ["rows", "all s", "steps s", "overhead s", f"≤ {OVERHEAD_TARGET:g}", "CPU s of all"]
-    header += ["stages s"]
-    return result, "## Overhead of a small job\n\n" + report.table(header, text)
-
-
-def stages_text(stages: dict[str, float]) -> str:
-    return ", ".join(f"{name} {seconds:.1f}" for name, seconds in stages.items())
-
-
-def small_job(path: Path, rows: int) -> Path:
-    """Short Japanese chats that differ from each other."""
-    with path.open("w", encoding="utf-8") as file:
-        for i in range(rows):
-            question, answer = (
-                f"{i}たす{i + 1}はいくつですか。",
-                f"{i}たす{i + 1}は{2 * i + 1}です。",
-            )
-            messages = [
-                {"role": "user", "content": question},
-                {"role": "assistant", "content": answer},
-            ]
-            file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
-    return path
-
-
-def seconds_of_steps(events: Path) -> float:
-    """From the start of training to the last step's log."""
-    from datetime import datetime
-
-    lines = [json.loads(line) for line in events.read_text("utf-8").splitlines()]
-    steps = [datetime.fromisoformat(e["time"]) for e in lines if e["event"] == "step"]
-    begin = next(
-        datetime.fromisoformat(e["time"])
-        for e in lines
-        if e["event"] == "stage" and e["name"] == "train"
-    )
-    return (steps[-1] - begin).total_seconds()
 
 
 if __name__ == "__main__":

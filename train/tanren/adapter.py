@@ -314,6 +314,16 @@ def saved_keys(model: nn.Module) -> frozenset[str]:
     return frozenset(get_peft_model_state_dict(model, save_embedding_layers=False))
 
 
+def saved_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Copies, on the CPU, of what saving this adapter writes; empty for whole models."""
+    if not isinstance(model, PeftModel):
+        return {}
+    from peft import get_peft_model_state_dict
+
+    found = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {name: tensor.detach().cpu().clone() for name, tensor in found.items()}
+
+
 def load_weights(model: nn.Module, folder: Path) -> None:
     """Put saved weights into the model in memory, bit for bit. Raises RunError when names
     differ.

@@ -8,7 +8,7 @@ give equal bits on one device.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,6 +38,7 @@ class Reference:
     logits: tuple[Tensor, ...]
     base_logits: tuple[Tensor, ...] | None
     keys: frozenset[str]
+    tensors: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +70,17 @@ class Proof:
         }
 
 
-def reference(model: nn.Module, rows: Sequence[Sequence[int]], keys: frozenset[str]) -> Reference:
-    """Logits of the trained model, and of its base where there is an adapter to switch off."""
+def reference(
+    model: nn.Module,
+    rows: Sequence[Sequence[int]],
+    keys: frozenset[str],
+    *,
+    tensors: Mapping[str, Tensor] | None = None,
+) -> Reference:
+    """Logits of the trained model, and of its base where there is an adapter to switch off.
+
+    `tensors` are the values that the files must hold, bit for bit; None where saving converts them.
+    """
     probes = tuple(tuple(int(i) for i in row[:PROBE_TOKENS]) for row in rows)
     with _as_peft_loads(model):
         logits = tuple(_logits(model, probe) for probe in probes)
@@ -78,7 +88,7 @@ def reference(model: nn.Module, rows: Sequence[Sequence[int]], keys: frozenset[s
         if hasattr(model, "disable_adapter"):
             with adapter_switched_off(model):
                 base = tuple(_logits(model, probe) for probe in probes)
-    return Reference(probes, logits, base, keys)
+    return Reference(probes, logits, base, keys, tensors or {})
 
 
 @contextmanager
@@ -146,7 +156,14 @@ def prove(
         moved = _largest(_relative(a, b) for a, b in zip(expected.base_logits, found, strict=True))
     tolerance = TOLERANCE[dtype]
     b_keys = [k for k in tensors if "lora_B" in k]
+    altered = sorted(
+        key
+        for key, wanted in expected.tensors.items()
+        if key in tensors and not torch.equal(tensors[key], wanted)
+    )
     failures = []
+    if altered:
+        failures.append(f"{len(altered)} tensors have other values, the first is {altered[0]}")
     if missing:
         failures.append(f"{len(missing)} tensors are missing, the first is {missing[0]}")
     if unexpected:
@@ -160,6 +177,11 @@ def prove(
     if not difference <= tolerance:
         failures.append(
             f"logits differ by {difference:.2e} from the trained model (tolerance {tolerance:.0e})"
+        )
+    if moved and not full and not altered and moved > 0 and difference > 0.5 * moved:
+        failures.append(
+            f"logits differ by {difference:.2e} where tuning moved them by {moved:.2e}: the "
+            "reloaded adapter cannot be told from another one"
         )
     if moved == 0:
         failures.append("logits equal the base model's: the adapter does nothing")

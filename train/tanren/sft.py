@@ -466,18 +466,21 @@ class Trainer(SFTTrainer):
         return difference
 
     def prove_isolation(self, first: Row, second: Row) -> float:
-        """Largest move of one row's losses when its neighbour changes, or when it stands alone
-        (T16). Nats.
+        """How far one row's hidden states move when its neighbour changes, or from standing alone
+        (T16). A value near rounding means that rows laid side by side do not see each other.
 
-        A value near rounding means that rows laid side by side do not see each other.
+        The larger of two: the largest move when the neighbour changes, in units of the states' root
+        mean square (same shapes, so it is 0 without a leak); and the relative distance (Euclidean
+        norm) between standing beside it and standing alone.
         """
         changed = Row((first.ids[::-1] + 1) % max(int(first.ids.max()), 2), first.targets)
         with _evaluating(self.network), torch.no_grad(), self._precision():
             alone = self._row_hidden([second], 0)
             beside = self._row_hidden([first, second], len(first))
             moved = self._row_hidden([changed, second], len(first))
-        scale = float(alone.abs().max()) or 1.0
-        return max(float((alone - beside).abs().max()), float((beside - moved).abs().max())) / scale
+        leak = (beside - moved).abs().max() / alone.pow(2).mean().sqrt()
+        distance = (alone - beside).norm() / alone.norm()
+        return float(torch.maximum(leak, distance))
 
     def _row_hidden(self, rows: list[Row], start: int) -> Tensor:
         batch = assemble(rows, side_by_side=True, pad_id=self.step.pad_id, device=self.args.device)
