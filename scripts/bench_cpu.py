@@ -308,7 +308,8 @@ def step_text(dtype: str, result: dict[str, Any], *, enough: bool) -> str:
         )
     header = ["", "s/step", "tanren's time ÷ this", "at most", "reached", "peak MiB", "of it steps"]
     header += ["loss first → last", "largest gap to the first line", "cosine of B", "B moved"]
-    kept = f"{result['rounds_kept']} of {result['rounds']} rounds kept: others may use {result['max_others']:.0%}"
+    kept = f"{result['rounds_kept']} of {result['rounds']} rounds kept: "
+    kept += f"others may use {result['max_others']:.0%}"
     if not enough:
         kept += "; that is too few, so ALL rounds are counted and the times are unreliable"
     kept += f" (their median share was {result['others_median']:.0%})."

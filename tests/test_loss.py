@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+
 from tanren.loss import chunk_length, linear_cross_entropy
 
 

@@ -28,6 +28,7 @@ from tanren.model import (
     context_length,
     disable_cpu_repacking,
     fingerprint,
+    four_bit_error,
     known_architecture,
     load_base,
     load_tokenizer,
@@ -377,3 +378,16 @@ def test_qlora_on_a_gpu_is_four_bits_too(tiny_model: Callable[..., Path]) -> Non
     assert len(layers) == 14
     assert {m.weight.dtype for m in layers.values()} == {torch.uint8}
     assert {m.weight.device.type for m in layers.values()} == {"cuda"}
+
+
+def test_widths_that_bitsandbytes_reads_back_wrongly_are_refused(
+    tiny_model: Callable[..., Path],
+) -> None:
+    """T5: a 4-bit base whose stored values are not those read back would train on another model."""
+    if four_bit_error(96) < 0.11:
+        pytest.skip("bitsandbytes reads every width back rightly on this processor")
+    assert four_bit_error(128) < 0.08
+    folder = tiny_model("qwen3", intermediate_size=96)
+    config = ModelConfig(name=str(folder))
+    with pytest.raises(ModelError, match="layers of 96 inputs"):
+        load_base(locate(config), QLora(), config)

@@ -135,10 +135,10 @@ class _Small(Trainer):
     room: float = math.inf
     tried: list[int] | None = None
 
-    def _loss(self, model: nn.Module, batch: Pass) -> losses.Loss:
+    def _loss(self, model: nn.Module, batch: Pass, *, scale: float = 1.0) -> losses.Loss:
         size = batch.input_ids.numel()
         self.tried = [*(self.tried or []), size]
-        found = super()._loss(model, batch)
+        found = super()._loss(model, batch, scale=scale)
         if size > self.room:
             raise torch.OutOfMemoryError(f"tried to allocate {size} tokens")
         return found

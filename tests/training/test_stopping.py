@@ -121,5 +121,6 @@ def test_every_event_reaches_the_observer(make_run: MakeRun) -> None:
     written = [
         {name: value for name, value in event.items() if name != "time"} for event in run.events()
     ]
-    assert [event["event"] for event in seen] == [event["event"] for event in written[1:]]
+    kept = [event["event"] for event in seen if event["event"] != "progress"]  # of the moment only
+    assert kept == [event["event"] for event in written[1:]]
     assert {"checkpoint", "step", "evaluation", "succeeded"} <= {str(e["event"]) for e in seen}
