@@ -22,7 +22,7 @@ import torch
 from tiny_chat.card import Facts, check, sample_answers, write_card
 from tiny_chat.corpus import dialogues, split
 from tiny_chat.tokenizer import train_tokenizer
-from tiny_chat.training import encode, held_out_loss, new_model, pack, train
+from tiny_chat.training import encode, held_out_loss, new_model, pack, spread_unseen, train
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 DESTINATION = Path(__file__).resolve().parent.parent / "data" / "tiny-chat"
@@ -66,6 +66,8 @@ def build(steps: int, out: Path) -> None:
     print(f"{len(training)} dialogues, {tokens} tokens, {len(rows)} rows", file=sys.stderr)
     model = new_model(tokenizer, SEED)
     train(model, rows, steps, SEED)
+    unseen = spread_unseen(model, rows.input_ids, SEED)
+    print(f"{unseen} tokens hardly shown, spread anew", file=sys.stderr)
     full_precision_loss = held_out_loss(model, held_out_rows)
     save(model, tokenizer, out)
     stored = Qwen3ForCausalLM.from_pretrained(out, dtype=torch.float32)

@@ -211,3 +211,20 @@ def train(
                 f"step {step + 1}/{steps} loss {recent / 50:.4f} {seconds:.0f} s", file=sys.stderr
             )
             recent = 0.0
+
+
+def spread_unseen(model: Qwen3ForCausalLM, ids: Tensor, seed: int, fewest: int = 3) -> int:
+    """Give tokens that training hardly showed a direction of their own; returns how many.
+
+    Training only pushes such tokens away from every text, all in the same direction, until their
+    embeddings are nearly one vector (cosine 0.9 between neighbours). Tuning that leaves embeddings
+    alone could then never tell one from another. The common part stays, so that they are as
+    unlikely as before; what differs is drawn anew, of length 1, near that of trained tokens.
+    """
+    weight = model.model.embed_tokens.weight.data
+    shown = torch.bincount(ids.flatten(), minlength=len(weight))
+    unseen = (shown < fewest).nonzero().squeeze(1)
+    generator = torch.Generator().manual_seed(seed)
+    fresh = torch.randn(len(unseen), weight.shape[1], generator=generator)
+    weight[unseen] = weight[unseen].mean(dim=0) + torch.nn.functional.normalize(fresh, dim=1)
+    return len(unseen)
