@@ -48,9 +48,8 @@ class ModelConfig(_Part):
     )
     attention: Literal["auto", "varlen", "sdpa", "eager"] = Field(
         "auto",
-        description="Attention implementation. varlen: no padding, rows side by side; auto: varlen "
-        "if it proves to "
-        "keep rows apart on this model, sdpa otherwise.",
+        description="Attention implementation. varlen: rows side by side without padding, SDPA for "
+        "everything else; auto: varlen, or eager for models that cap their attention scores.",
     )
     chat_template: str | None = Field(
         None, description="Jinja file used instead of the tokenizer's own chat template."

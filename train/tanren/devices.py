@@ -168,7 +168,8 @@ def this_device() -> Device:
     cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
     mps = torch.backends.mps.is_available()
     if wanted.startswith("cuda") or (cuda and not wanted):
-        index = int(wanted.partition(":")[2] or 0)
+        # under torchrun each process has a card of its own
+        index = int(wanted.partition(":")[2] or os.environ.get("LOCAL_RANK", "0"))
         if index >= cuda:
             raise _absent(wanted, f"a machine with {cuda} CUDA device{'s' if cuda != 1 else ''}")
         return _cuda(index)

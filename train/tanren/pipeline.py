@@ -174,6 +174,10 @@ def _execute(
     )
     models.set_tokens(base, gate.tokenizer, gate.renderer.facts.stop_ids)
     samples = choose_samples(gate.config, gate.renderer, models.context_length(gate.source))
+    wanted = min(gate.config.evaluation.samples, gate.train_ledger.trained_rows)
+    if gate.config.data.validation is None and len(samples) < wanted:
+        text = f"{len(samples)} of {wanted} questions are asked before and after: rows with tools "
+        tell("note", text=text + "or without room for an answer are left out")
     before = answer_samples(base, gate.tokenizer, gate.renderer, samples, gate.config.evaluation)
 
     keep_inside(gate.config.tracking, run.path)

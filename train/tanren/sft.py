@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from functools import partial
@@ -168,6 +169,7 @@ class Trainer(SFTTrainer):
         self.tell = tell
         self.compute_dtype = dtype
         self.tokens_seen = 0
+        self.paused_seconds = 0.0
         self.stop_requested: str | None = None
         self.stopped_early = False
         self.groups: list[Group] = []
@@ -206,6 +208,15 @@ class Trainer(SFTTrainer):
         """The model being trained, unwrapped."""
         assert isinstance(self.model, nn.Module)
         return self.model
+
+    @contextlib.contextmanager
+    def _paused(self) -> Iterator[None]:
+        """Time that is not training: it does not count in tokens per second."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.paused_seconds += time.monotonic() - began
 
     # --- data -------------------------------------------------------------------------------------
 
@@ -527,10 +538,9 @@ class Trainer(SFTTrainer):
         weighing the same (T31).
         """
         assert self.validation is not None
-        metrics = {
-            f"{metric_key_prefix}_{name}": value
-            for name, value in self.measure(self.validation).items()
-        }
+        with self._paused():
+            measured = self.measure(self.validation)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
@@ -586,7 +596,8 @@ class Trainer(SFTTrainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """All that resuming needs, in a folder that is whole or absent; the newest K stay."""
-        save_checkpoint(self)
+        with self._paused():
+            save_checkpoint(self)
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None

@@ -52,6 +52,7 @@ class Watch(TrainerCallback):
         self._all_seconds = 0.0
         self._since = time.monotonic()
         self._tokens_before = 0
+        self._paused_before = 0.0
         self._step_before = 0
         self._seconds_per_step: float | None = None
 
@@ -91,7 +92,9 @@ class Watch(TrainerCallback):
         now = time.monotonic()
         self.peak_memory = max(self.peak_memory, memory_in_use(args.device))
         steps = max(state.global_step - self._step_before, 1)
-        seconds = max(now - self._since, 1e-9)
+        paused = self.trainer.paused_seconds
+        seconds = max(now - self._since - (paused - self._paused_before), 1e-9)
+        self._paused_before = paused
         tokens = self.trainer.tokens_seen - self._tokens_before
         rate = tokens / seconds
         if self._seconds_per_step is not None:
