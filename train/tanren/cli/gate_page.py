@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from tanren.cli.display import (
@@ -150,6 +151,41 @@ def _plan(console: Console, summary: Summary) -> None:
         pairs.append(("recomputed layers", count(plan["checkpointed_layers"])))
     heading(console, "Plan")
     console.print(facts(pairs))
+    _coverage(console, summary["coverage"])
+    _groups(console, summary["groups"])
+
+
+def _coverage(console: Console, coverage: Summary) -> None:
+    """Which layers train (T19); a layer kind without an adapter is plain to see."""
+    heading(console, "What trains")
+    trained, everything = coverage["trained_parameters"], coverage["all_parameters"]
+    kinds = [
+        f"{kind} {found['adapted']}/{found['all']}" for kind, found in coverage["layers"].items()
+    ]
+    console.print(
+        facts(
+            [
+                ("parameters", f"{count(trained)} of {count(everything)}"),
+                ("layers with an adapter", ", ".join(kinds)),
+            ]
+        )
+    )
+
+
+def _groups(console: Console, groups: Sequence[Summary]) -> None:
+    """The optimizer's groups as they will be (T20)."""
+    shown = Table(box=None, title_justify="left", pad_edge=True)
+    for name in ("optimizer group", "tensors", "elements", "learning rate", "weight decay"):
+        shown.add_column(name, justify="left" if name == "optimizer group" else "right")
+    for group in groups:
+        shown.add_row(
+            text(group["name"]),
+            count(group["tensors"]),
+            count(group["elements"]),
+            number(group["learning_rate"], "g"),
+            number(group["weight_decay"], "g"),
+        )
+    console.print(shown)
 
 
 def counted_epochs(epochs: float) -> str:
