@@ -119,12 +119,13 @@ def execute(
         try:
             return _execute(run, tell, world, resume=resume, accept_changes=accept_changes)
         except Interrupted as error:
-            tell("interrupted", message=error.message, resume=_resume_command(run))
+            why = error.message.partition(" Go on with:")[0]  # the command is a field of its own
+            tell("interrupted", message=why, resume=_resume_command(run))
             raise
         except KeyboardInterrupt as error:
-            message = "stopped before the end; go on with:\n  " + _resume_command(run)
-            tell("interrupted", message=message, resume=_resume_command(run))
-            raise Interrupted(message) from error
+            why = "stopped before the end"
+            tell("interrupted", message=why, resume=_resume_command(run))
+            raise Interrupted(f"{why}. Go on with:\n  {_resume_command(run)}") from error
         except RunError as error:
             # turned away before any work: what became of the run earlier stays true (T25)
             tell("refused", error=error.message, faults=[f.as_dict() for f in error.faults])
