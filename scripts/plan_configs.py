@@ -15,7 +15,6 @@ from typing import Any
 
 from tanren.config import RunConfig, load
 from tanren.estimate import MemoryPlan, MethodFacts, ModelShape, Workload, plan_memory, shape_of
-from tanren.methods import Full
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 USABLE = 0.95
@@ -102,17 +101,7 @@ def facts_of(config: RunConfig) -> MethodFacts:
     method, optimizer = config.method, config.training.optimizer
     if optimizer == "auto":
         optimizer = "paged_adamw_8bit" if method.storage == "nf4" else "adamw"
-    if isinstance(method, Full):
-        return MethodFacts(rank=None, optimizer=optimizer)
-    return MethodFacts(
-        storage=method.storage,
-        rank=method.rank,
-        targets=method.target_modules,
-        dora=method.use_dora,
-        dropout=method.dropout,
-        saved_modules=method.modules_to_save,
-        optimizer=optimizer,
-    )
+    return MethodFacts.of(method, optimizer)
 
 
 def longest_row(config: RunConfig, memory_bytes: int) -> int:

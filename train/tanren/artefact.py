@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from tanren import adapter as adapters
-from tanren.environment import everyone_waits, versions
+from tanren.environment import everyone_waits, this_rank, versions
 from tanren.errors import Fault, ModelError
 from tanren.gate import Gate
 from tanren.methods import Full
@@ -81,7 +81,7 @@ def save_artefact(
     writes, all wait.
     """
     folder = run.model if isinstance(gate.config.method, Full) else run.adapter
-    if int(gate_rank()) == 0:
+    if this_rank() == 0:
         with staged_folder(folder) as staged:
             adapters.save_adapter(model, staged, initial=initial)
             save_tokenizer(gate, staged)
@@ -89,13 +89,6 @@ def save_artefact(
             write_json(staged / CARD, asdict(Prompting.of(gate)))
     everyone_waits()
     return folder
-
-
-def gate_rank() -> int:
-    """This process's number."""
-    import torch.distributed as dist
-
-    return dist.get_rank() if dist.is_initialized() else 0
 
 
 def save_tokenizer(gate: Gate, folder: Path) -> None:

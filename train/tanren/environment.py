@@ -94,6 +94,11 @@ def join_processes() -> tuple[int, int]:
     return dist.get_rank(), world
 
 
+def this_rank() -> int:
+    """This process's number; 0 when there is one process."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
 def everyone_gets(value: Any) -> Any:
     """Rank 0's value on every process; the value itself when there is one process."""
     if not dist.is_initialized():

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,8 +35,8 @@ from tanren.encode import (
 )
 from tanren.errors import DataError, Fault, ModelError
 from tanren.estimate import MemoryPlan, MethodFacts, ModelShape, Workload, plan_memory, shape_of
-from tanren.methods import Full
 from tanren.rundir import runs_root, storage_errors
+from tanren.schedule import total_steps
 from tanren.template import ChatRenderer
 from tanren.tracking import require_trackers
 
@@ -288,22 +287,6 @@ def _shape(source: models.Source) -> ModelShape | None:
         return None  # an architecture without an estimate can still be trained; a warning says so
 
 
-def _facts(config: RunConfig) -> MethodFacts:
-    method, optimizer = config.method, config.training.optimizer
-    assert optimizer != "auto"
-    if isinstance(method, Full):
-        return MethodFacts(rank=None, optimizer=optimizer)
-    return MethodFacts(
-        storage=method.storage,
-        rank=method.rank,
-        targets=method.target_modules,
-        dora=method.use_dora,
-        dropout=method.dropout,
-        saved_modules=method.modules_to_save,
-        optimizer=optimizer,
-    )
-
-
 def _memory(
     config: RunConfig, shape: ModelShape | None, train: Encoded, here: Device
 ) -> MemoryPlan | None:
@@ -312,7 +295,8 @@ def _memory(
     training = config.training
     longest = int(train.lengths.max())
     dtype = config.model.dtype
-    assert dtype != "auto"
+    optimizer = training.optimizer
+    assert dtype != "auto" and optimizer != "auto"
     wanted = training.micro_batch_tokens
     work = Workload(
         memory_bytes=here.memory_free,
@@ -326,7 +310,7 @@ def _memory(
         packed=training.packing is not False,
     )
     try:
-        return plan_memory(shape, _facts(config), work)
+        return plan_memory(shape, MethodFacts.of(config.method, optimizer), work)
     except ModelError:
         return None  # targets are checked against the loaded model, with the candidates named
 
@@ -336,9 +320,7 @@ def _plan(
 ) -> Plan:
     training = config.training
     per_epoch = -(-len(train) // training.batch_size)
-    steps = max(1, math.ceil(training.num_epochs * per_epoch - 1e-9))
-    if training.max_steps is not None:
-        steps = min(steps, training.max_steps)
+    steps = total_steps(training.num_epochs, per_epoch, training.max_steps)
     if training.micro_batch_tokens != "auto":
         tokens = training.micro_batch_tokens
     else:

@@ -23,7 +23,6 @@ import json
 import os
 import re
 import shutil
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -478,7 +477,3 @@ def list_runs(root: Path | None = None) -> list[RunDirectory]:
     folder = root or runs_root()
     runs = [RunDirectory(p.parent) for p in folder.glob("*/config.yaml")]
     return sorted(runs, key=lambda run: run.config_file.stat().st_mtime, reverse=True)
-
-
-def elapsed_since(start: float) -> float:
-    return round(time.monotonic() - start, 3)

@@ -21,3 +21,9 @@ def factor(step: int, *, steps: int, warmup_steps: int, kind: Kind) -> float:
         return 1.0
     progress = min(1.0, (step - warmup_steps) / max(1, steps - warmup_steps))
     return 1.0 - progress if kind == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def total_steps(num_epochs: float, steps_per_epoch: int, max_steps: int | None) -> int:
+    """Optimizer steps of a whole run: a fraction of an epoch is rounded up to whole steps."""
+    steps = max(1, math.ceil(num_epochs * steps_per_epoch - 1e-9))
+    return steps if max_steps is None else min(steps, max_steps)

@@ -48,7 +48,7 @@ from tanren.errors import DivergenceError, Fault, OutOfMemoryError, WorkError
 from tanren.methods import Group, Method
 from tanren.model import assert_not_repacked, base_of
 from tanren.rundir import RunDirectory
-from tanren.schedule import factor
+from tanren.schedule import factor, total_steps
 from tanren.verdict import evaluations, judge
 
 privacy.apply()
@@ -76,7 +76,7 @@ def arguments(
 ) -> SFTConfig:
     """Our names translated into TRL's; the only place that knows both."""
     training, evaluation = config.training, config.evaluation
-    total = total_steps(config, steps_per_epoch)
+    total = total_steps(training.num_epochs, steps_per_epoch, training.max_steps)
     watches = config.data.validation is not None
     optimizer = training.optimizer
     if optimizer == "auto":  # the gate resolves it for the device; this is for callers without one
@@ -125,14 +125,6 @@ def arguments(
     _ = made.device  # counts the GPUs; one process uses one, whatever else is visible
     made._n_gpu = min(made._n_gpu, 1)
     return made
-
-
-def total_steps(config: RunConfig, steps_per_epoch: int) -> int:
-    """Optimizer steps of the whole run: epochs, fractions rounded up, unless `max_steps` ends it
-    earlier.
-    """
-    steps = max(1, math.ceil(config.training.num_epochs * steps_per_epoch - 1e-9))
-    return min(steps, config.training.max_steps) if config.training.max_steps else steps
 
 
 class Trainer(SFTTrainer):

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from tanren.errors import Fault, ModelError
 from tanren.estimate.adapters import AdapterSize, adapter_size
 from tanren.estimate.shape import ModelShape
+from tanren.methods import Full, Method
 
 # NF4 with double quantisation, bits per weight: 4, an 8-bit scale per 64 weights, a 32-bit one per
 # 64 * 256.
@@ -44,6 +45,7 @@ RESERVE_SHARE = {"cuda": 0.05, "cpu": 0.10, "mps": 0.15}
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 Device = Literal["cuda", "cpu", "mps"]
+Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,22 @@ class MethodFacts:
     dora: bool = False
     dropout: float = 0.0
     saved_modules: Sequence[str] = ()
-    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
+    optimizer: Optimizer = "adamw"
+
+    @classmethod
+    def of(cls, method: Method, optimizer: Optimizer) -> MethodFacts:
+        """The facts of a configured method."""
+        if isinstance(method, Full):
+            return cls(rank=None, optimizer=optimizer)
+        return cls(
+            storage=method.storage,
+            rank=method.rank,
+            targets=method.target_modules,
+            dora=method.use_dora,
+            dropout=method.dropout,
+            saved_modules=method.modules_to_save,
+            optimizer=optimizer,
+        )
 
     def adapter(self, shape: ModelShape) -> AdapterSize:
         if self.rank is None:
