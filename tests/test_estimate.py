@@ -31,6 +31,7 @@ from tanren.estimate import (
     adapter_size,
     estimated_speed,
     hardware_flops_per_token,
+    idle_parameters,
     max_tokens_per_second,
     mfu,
     model_flops_per_token,
@@ -39,6 +40,9 @@ from tanren.estimate import (
     training_energy,
     training_time,
 )
+
+DOWN = "mlp.experts.down_proj"
+STACKS = ("experts.gate_up_proj", "experts.down_proj")
 
 # PEFT asks transformers by a name that transformers has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")
@@ -160,16 +164,51 @@ def test_bogus_targets_are_named_all_at_once() -> None:
         adapter_size(shape, 4, r".*\.wq")
 
 
-def test_mixtures_count_active_weights_and_refuse_adapters_on_experts() -> None:
+def test_mixtures_count_active_weights() -> None:
     shape = shape_of(tiny(MIXTURES["qwen3_moe"]))
     router, expert = 4 * 48, 3 * 48 * 24
     attention = 48 * (64 + 2 * 32) + 64 * 48
     assert shape.lin == 3 * (attention + 4 * expert + router)
     assert shape.active_lin == 3 * (attention + 2 * expert + router)
-    with pytest.raises(ModelError, match="mixture of experts"):
-        adapter_size(shape, 4)
-    named = adapter_size(shape, 4, ("q_proj", "k_proj", "v_proj", "o_proj"))
-    assert named.lora == 3 * 4 * ((48 + 64) + 2 * (48 + 32) + (64 + 48))
+    assert shape.standing_lin == 3 * attention
+    assert shape_of(tiny(FAMILIES["llama"])).standing_lin == shape_of(tiny(FAMILIES["llama"])).lin
+
+
+@pytest.mark.parametrize("parameters", [(), STACKS, STACKS[1:], ("model.layers.1." + DOWN,)])
+@pytest.mark.parametrize("config", MIXTURES.values(), ids=MIXTURES)
+def test_adapters_on_experts_count_what_peft_makes(
+    config: dict[str, Any], parameters: tuple[str, ...]
+) -> None:
+    """T19: 'all-linear' is the attention; a named stack has an A and a B for each expert."""
+    shape, r = shape_of(tiny(config)), 4
+    size = adapter_size(shape, r, parameters=parameters)
+    width = 24 if config["model_type"] == "qwen3_moe" else 80
+    attention = (48 + 64) + 2 * (48 + 32) + (64 + 48)
+    up, down = (48 + 2 * width), (width + 48)
+    each = {0: 0, 1: 3 * down if parameters[:1] == (STACKS[1],) else down, 2: 3 * (up + down)}
+    assert size.lora == r * (3 * attention + 4 * each[len(parameters)])
+    assert idle_parameters(shape, r, parameters) == r * 2 * each[len(parameters)]
+    with torch.device("meta"):
+        adapted = get_peft_model(
+            meta_model(tiny(config)),
+            LoraConfig(
+                r=r,
+                target_modules=["q_proj", "k_proj", "v_proj", "o_proj"],
+                target_parameters=list(parameters) or None,
+            ),
+        )
+    assert size.total == trainable(adapted)
+
+
+def test_stacks_that_are_not_there_are_named_all_at_once() -> None:
+    """T19: on a mixture the candidates are named, elsewhere that there are none."""
+    with pytest.raises(ModelError) as raised:
+        adapter_size(shape_of(tiny(MIXTURES["mixtral"])), 4, ["w1"], parameters=["w2", "gate"])
+    where = [fault.where for fault in raised.value.faults]
+    assert where == ["method.target_modules", *["method.target_parameters"] * 2]
+    assert "experts.down_proj, experts.gate_up_proj" in str(raised.value)
+    with pytest.raises(ModelError, match="there are no stacks"):
+        adapter_size(shape_of(tiny(FAMILIES["llama"])), 4, parameters=["down_proj"])
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 from tanren.errors import ModelError
 from tanren.estimate import MethodFacts, Workload, adapter_size, memory_parts, plan_memory, shape_of
 from tanren.estimate import memory as memory_module
+from tanren.estimate.shape import ATTENTION
 
 # PEFT asks transformers by a name that transformers has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")
@@ -239,14 +240,22 @@ def test_dora_and_dropout_keep_what_the_formula_says(facts: MethodFacts, casts: 
     assert formula == measured
 
 
-def peak_bytes(config: dict[str, Any], tokens: int, checkpointed: int) -> int:
+def peak_bytes(
+    config: dict[str, Any], tokens: int, checkpointed: int, *, stacks: tuple[str, ...] = ()
+) -> int:
     """The most bytes at once that one forward and backward pass allocates, as the allocator reports
     them.
     """
     torch.manual_seed(0)
     model = real_model(config, dtype=torch.bfloat16, attn_implementation="sdpa")
     adapted = get_peft_model(
-        model, LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+        model,
+        LoraConfig(
+            r=2,
+            target_modules=list(ATTENTION) if stacks else "all-linear",
+            target_parameters=list(stacks) or None,
+            task_type="CAUSAL_LM",
+        ),
     )
     for parameter in adapted.parameters():
         if parameter.requires_grad:
@@ -310,6 +319,36 @@ def test_the_peak_of_a_real_pass_is_the_planned_one() -> None:
         )
         measured = peak_bytes(config, tokens, checkpointed)
         assert planned == pytest.approx(measured, rel=0.1)
+
+
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable.:FutureWarning")
+@pytest.mark.parametrize("family", MIXTURES)
+def test_adapted_experts_cost_a_sum_per_kept_layer_and_a_gradient(family: str) -> None:
+    """The plan covers what a real pass takes, and is at most three tenths above it."""
+    config = {
+        **tiny(MIXTURES[family]),
+        "hidden_size": 256,
+        "intermediate_size": 448,
+        "moe_intermediate_size": 448,
+        "sliding_window": 4096,
+    }
+    shape, tokens, stacks = shape_of(config), 64, ("experts.gate_up_proj", "experts.down_proj")
+    names = ("activations", "checkpoints", "recomputed layer", "backward workspace")
+    for checkpointed in (0, 1, 2):
+        parts = memory_parts(
+            shape,
+            MethodFacts(rank=2, parameters=stacks),
+            work_of(longest_row=tokens),
+            micro_batch_tokens=tokens,
+            checkpointed_layers=checkpointed,
+        )
+        named = {part.name: part.bytes for part in parts}
+        kept = 3 - checkpointed
+        one = 2 * 4 * 256 * 448
+        assert named["adapted experts"] == kept * 3 * one + 2 * one
+        planned = named["adapted experts"] + sum(named.get(name, 0) for name in names)
+        measured = peak_bytes(config, tokens, checkpointed, stacks=stacks)
+        assert measured <= planned <= 1.3 * measured
 
 
 def test_the_loss_chunk_is_the_loss_modules_own() -> None:
@@ -497,15 +536,19 @@ def test_nf4_is_refused_where_it_does_not_exist() -> None:
     work = work_of()
     with pytest.raises(ModelError, match="every weight trained"):
         plan_memory(shape_of(QWEN3_06B), MethodFacts(storage="nf4", rank=None), work)
-    attention = ("q_proj", "v_proj")
-    with pytest.raises(ModelError, match="stacked experts"):
-        plan_memory(
-            shape_of(tiny(MIXTURES["mixtral"])),
-            MethodFacts(storage="nf4", targets=attention),
-            work,
-        )
-    mixture = shape_of(tiny(MIXTURES["mixtral"]))
-    assert plan_memory(mixture, MethodFacts(targets=attention), work).fits
+
+
+def test_nf4_leaves_stacked_experts_as_they_are() -> None:
+    """bitsandbytes packs linear layers alone: of this mixture, its attention."""
+    shape, work = shape_of(tiny(MIXTURES["mixtral"])), work_of()
+    attention = 3 * (48 * (64 + 2 * 32) + 64 * 48)
+    saved = (16 - memory_module.NF4_BITS) / 8 * attention
+    plain, small = (
+        plan_memory(shape, MethodFacts(storage=storage), work).bytes_of("base weights")
+        for storage in ("dtype", "nf4")
+    )
+    assert plain == 2 * shape.total
+    assert plain - small == pytest.approx(saved, abs=1)
 
 
 def test_a_plan_becomes_json() -> None:

@@ -54,7 +54,7 @@ WINDOW = 8
 """Sliding window of the mistral and gemma3 models, in tokens: shorter than most test rows."""
 
 # One of each behaviour that our code must not depend on: grouped KV heads, tied embeddings, scaled
-# embeddings, alternating and uniform sliding windows, soft-capped logits.
+# embeddings, alternating and uniform sliding windows, soft-capped logits, stacked experts.
 FAMILIES: Mapping[str, Mapping[str, Any]] = {
     "qwen3": {"model_type": "qwen3"},
     "llama-tied": {"model_type": "llama", "tie_word_embeddings": True},
@@ -74,6 +74,15 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
         "attn_logit_softcapping": 50.0,
         "final_logit_softcapping": 30.0,
     },
+    "qwen3_moe": {
+        "model_type": "qwen3_moe",
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "norm_topk_prob": True,
+    },
+    "phi3": {"model_type": "phi3"},
+    "mixtral": {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2},
 }
 SHAPE: Mapping[str, Any] = {
     "hidden_size": 64,

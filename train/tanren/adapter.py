@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -18,10 +17,12 @@ from tanren import privacy
 from tanren.errors import Fault, ModelError, RunError
 from tanren.methods import Full, Method
 from tanren.model import Source
+from tanren.targets import plain_name, require_as_asked, resolve, stacked_weights
 
 privacy.apply()
 
 from peft import LoraConfig, PeftModel, get_peft_model  # noqa: E402 - telemetry must be off before
+from peft.tuners.lora.layer import ParamWrapper  # noqa: E402
 from peft.tuners.tuners_utils import BaseTunerLayer  # noqa: E402
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel  # noqa: E402
 
@@ -39,12 +40,13 @@ def add_adapter(
         model.requires_grad_(True)
         return model
     assert not isinstance(method, Full)
-    _check_targets(model, method.target_modules, method.modules_to_save)
+    assert isinstance(peft_config, LoraConfig)
+    targets = resolve(model, method)
+    peft_config.target_modules = targets.modules
     peft_config.base_model_name_or_path = (
         source.name if source.revision is not None else str(source.path)
     )
     peft_config.revision = source.revision
-    assert isinstance(peft_config, LoraConfig)
     if (
         model.config.get_text_config().tie_word_embeddings
     ):  # one tensor trained, saved, merged (T11)
@@ -56,16 +58,22 @@ def add_adapter(
         warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")
         warnings.filterwarnings("ignore", message=".*with eva initialization used with.*")
         adapted = get_peft_model(model, peft_config)
-    settings: Any = adapted.peft_config["default"]
-    if isinstance(settings.target_modules, set):
-        # a set's order changes from process to process, and with it the saved file (T23)
-        settings.target_modules = sorted(settings.target_modules)
+    require_as_asked(targets, adapted)
+    _in_order(adapted.peft_config["default"])
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     if method.dropout == 0:
         _skip_input_cast(adapted)
     return adapted
+
+
+def _in_order(settings: Any) -> None:
+    """A set's order changes from process to process, and with it the saved file (T23)."""
+    if isinstance(settings.target_modules, set):
+        settings.target_modules = sorted(settings.target_modules)
+    if isinstance(settings.target_parameters, set):
+        settings.target_parameters = sorted(settings.target_parameters) or None
 
 
 def _skip_input_cast(model: nn.Module) -> None:
@@ -75,88 +83,6 @@ def _skip_input_cast(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, BaseTunerLayer) and hasattr(module, "cast_input_dtype_enabled"):
             module.cast_input_dtype_enabled = False  # type: ignore[assignment]
-
-
-def linear_names(model: nn.Module) -> list[str]:
-    """Full names of all linear layers but the output head."""
-    head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
-    return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not head
-    ]
-
-
-def _named(targets: str | tuple[str, ...]) -> list[tuple[str, re.Pattern[str]]]:
-    """Each target with the pattern of the full names that it means; none for `all-linear`."""
-    if isinstance(targets, str):
-        return [] if targets == "all-linear" else [(targets, _pattern(targets))]
-    return [(target, re.compile(rf"(.*\.)?{re.escape(target)}")) for target in targets]
-
-
-def _pattern(text: str) -> re.Pattern[str]:
-    try:
-        return re.compile(text)
-    except re.error as error:
-        raise ModelError.of(
-            Fault(
-                "method.target_modules",
-                f"{text!r}, which is no pattern ({error})",
-                "'all-linear', a list of name endings, or a regular expression for full names",
-                "write for example '.*_proj'",
-            )
-        ) from None
-
-
-def _target_faults(
-    model: PreTrainedModel, target: str, pattern: re.Pattern[str]
-) -> Iterator[Fault]:
-    place = "method.target_modules"
-    expected = "'all-linear', endings of layer names, or a pattern for full names"
-    endings = sorted({name.rsplit(".", 1)[-1] for name in linear_names(model)})
-    remedy = "this model's linear layers are " + ", ".join(endings)
-    matched = {n: m for n, m in model.named_modules() if pattern.fullmatch(n)}
-    unfit = [m for m in matched.values() if not isinstance(m, nn.Linear | nn.Embedding)]
-    if not matched:
-        yield Fault(place, f"{target!r}, which matches no layer", expected, remedy)
-    elif unfit:
-        kind = type(unfit[0]).__name__
-        yield Fault(place, f"{target!r}, which is a {kind}", expected, remedy)
-    tied = model.config.get_text_config().tie_word_embeddings
-    if tied and any(module is model.get_input_embeddings() for module in matched.values()):
-        yield Fault(  # merging would move the head, which is the same tensor (T11)
-            place,
-            f"{target!r}, which is the embedding that this model also uses as its head",
-            "layers inside the model",
-            "train it whole instead: method.modules_to_save=[embed_tokens]",
-        )
-    if any(module is model.get_output_embeddings() for module in matched.values()):
-        yield Fault(
-            place,
-            f"{target!r}, which is or contains the head (lm_head)",
-            "layers inside the model",
-            "train the head whole instead: method.modules_to_save=[lm_head]",
-        )
-
-
-def _check_targets(
-    model: PreTrainedModel, targets: str | tuple[str, ...], saved: tuple[str, ...]
-) -> None:
-    """Every named target must match something (T19); `all-linear` always does."""
-    modules = dict(model.named_modules())
-    faults = [fault for target in _named(targets) for fault in _target_faults(model, *target)]
-    for name in saved:
-        if not any(module == name or module.endswith(f".{name}") for module in modules):
-            faults.append(
-                Fault(
-                    "method.modules_to_save",
-                    f"{name!r}, which matches nothing",
-                    "module names",
-                    "check the name",
-                )
-            )
-    if faults:
-        raise ModelError.of(*faults)
 
 
 def sketch(source: Source, method: Method) -> nn.Module:
@@ -181,20 +107,30 @@ def sketch(source: Source, method: Method) -> nn.Module:
         return model
     assert not isinstance(method, Full)
     model.requires_grad_(False)
-    _check_targets(model, method.target_modules, method.modules_to_save)
+    targets = resolve(model, method)
+    peft_config.target_modules = targets.modules
     peft_config.init_lora_weights = True  # there are no weights to start from
     with warnings.catch_warnings(), torch.device("meta"):
         warnings.simplefilter("ignore")
-        return get_peft_model(model, peft_config)
+        adapted = get_peft_model(model, peft_config)
+    require_as_asked(targets, adapted)
+    return adapted
 
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """How many layers of each kind carry an adapter: kind -> (adapted, all)."""
+    """How many layers of each kind carry an adapter: kind -> (adapted, all). Stacked experts are
+    kinds of their own, such as `experts.down_proj`.
+    """
 
     kinds: dict[str, tuple[int, int]]
     trained: int
     total: int
+
+    @property
+    def stacks(self) -> tuple[str, ...]:
+        """The kinds that are stacks of experts."""
+        return tuple(kind for kind in self.kinds if "." in kind)
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -210,10 +146,13 @@ def coverage(model: nn.Module) -> Coverage:
     """
     adapted: Counter[str] = Counter()
     everything: Counter[str] = Counter()
-    names = dict(model.named_modules())
-    for name, module in names.items():
+    for stack in stacked_weights(model):
+        everything[_stack_kind(stack)] += 1
+    for name, module in model.named_modules():
         ending = name.rsplit(".", 1)[-1]
-        if isinstance(module, BaseTunerLayer):
+        if isinstance(module, ParamWrapper):
+            adapted[_stack_kind(f"{plain_name(name)}.{module.parameter_name}")] += 1
+        elif isinstance(module, BaseTunerLayer):
             adapted[ending] += 1
             everything[ending] += 1
         elif isinstance(module, nn.Linear) and ending != "base_layer" and ".lora_" not in name:
@@ -222,6 +161,15 @@ def coverage(model: nn.Module) -> Coverage:
     total = sum(_elements(p) for p in model.parameters())
     kinds = {kind: (adapted[kind], everything[kind]) for kind in sorted(everything)}
     return Coverage(kinds, trained, total)
+
+
+def _stack_kind(name: str) -> str:
+    return ".".join(plain_name(name).rsplit(".", 2)[-2:])
+
+
+def stacked_elements(model: nn.Module) -> int:
+    """Parameters of a mixture's experts; 0 for models without stacked weights."""
+    return sum(parameter.numel() for parameter in stacked_weights(model).values())
 
 
 def _elements(parameter: nn.Parameter) -> int:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -73,6 +73,7 @@ class _Adapter(_Strict):
     title: ClassVar[str]
     paper: ClassVar[str]
     rate_factor: ClassVar[float] = 1.0
+    adapts_stacks: ClassVar[bool] = True
 
     rank: int = Field(16, ge=1, le=1024, description="Rank of the update (dimensions).")
     alpha: float = Field(
@@ -94,7 +95,13 @@ class _Adapter(_Strict):
         description="Layers to adapt: 'all-linear' (every linear layer but the head; adapting all "
         "layers "
         "matters more than rank: Schulman et al., LoRA Without Regret, 2025), or a list of name "
-        "endings.",
+        "endings. In a mixture of experts 'all-linear' is the attention alone.",
+    )
+    target_parameters: Names = Field(
+        (),
+        description="Stacked expert weights to adapt besides, by name endings: "
+        "[experts.gate_up_proj, experts.down_proj] in mixtures such as Qwen3-MoE and Mixtral. Each "
+        "expert gets an A and a B. Needs dropout 0; not with DoRA, PiSSA, OLoRA or EVA.",
     )
     modules_to_save: Names = Field(
         (), description="Modules trained whole and saved beside the adapter, e.g. ['lm_head']."
@@ -113,6 +120,19 @@ class _Adapter(_Strict):
         description="Own peak rate for adapters on embedding layers; null: the rate of A. (LoRA+ "
         "uses 1e-6.)",
     )
+
+    @field_validator("target_parameters")
+    @classmethod
+    def _fits_stacks(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        """PEFT adds the update to the stack itself: no layer's input to drop, no norm, no SVD."""
+        against = []
+        if info.data.get("dropout"):
+            against.append("with method.dropout above 0")
+        if not cls.adapts_stacks:
+            against.append(f"with {cls.title}")
+        if names and against:
+            raise ValueError(f"no stacked weights {' and '.join(against)}")
+        return names
 
     @property
     def use_dora(self) -> bool:
@@ -138,6 +158,7 @@ class _Adapter(_Strict):
             target_modules=self.target_modules
             if isinstance(self.target_modules, str)
             else list(self.target_modules),
+            target_parameters=list(self.target_parameters) or None,
             modules_to_save=list(self.modules_to_save) or None,
             use_dora=self.use_dora,
             use_rslora=self.use_rslora,
@@ -224,6 +245,13 @@ class QLora(_Adapter):
     name: Literal["qlora"] = "qlora"
     dora: bool = Field(False, description="Decompose the update as DoRA does (QDoRA).")
 
+    @field_validator("dora")
+    @classmethod
+    def _fits_parameters(cls, dora: bool, info: ValidationInfo) -> bool:
+        if dora and info.data.get("target_parameters"):
+            raise ValueError("false, for method.target_parameters names stacked weights")
+        return dora
+
     @property
     def use_dora(self) -> bool:
         return self.dora
@@ -235,6 +263,7 @@ class Dora(_Adapter):
     """
 
     title: ClassVar[str] = "DoRA"
+    adapts_stacks: ClassVar[bool] = False
     paper: ClassVar[str] = "Liu et al. 2024, arXiv:2402.09353"
     name: Literal["dora"] = "dora"
 
@@ -280,6 +309,7 @@ class Pissa(_Adapter):
     """
 
     title: ClassVar[str] = "PiSSA"
+    adapts_stacks: ClassVar[bool] = False
     paper: ClassVar[str] = "Meng et al. 2024, arXiv:2404.02948"
     initialisation: ClassVar[Initialisation] = "pissa"
     rate_factor: ClassVar[float] = 0.2
@@ -291,6 +321,7 @@ class Olora(_Adapter):
     """OLoRA: A and B start from a QR decomposition of the weight, the base keeps the rest."""
 
     title: ClassVar[str] = "OLoRA"
+    adapts_stacks: ClassVar[bool] = False
     paper: ClassVar[str] = "Büyükakyüz 2024, arXiv:2406.01775"
     initialisation: ClassVar[Initialisation] = "olora"
     rate_factor: ClassVar[float] = 0.2
@@ -304,6 +335,7 @@ class Eva(_Adapter):
     """
 
     title: ClassVar[str] = "EVA"
+    adapts_stacks: ClassVar[bool] = False
     paper: ClassVar[str] = "Paischer et al. 2024, arXiv:2410.07170"
     initialisation: ClassVar[Initialisation] = "eva"
     name: Literal["eva"] = "eva"

@@ -22,7 +22,7 @@ from tanren.artefact import save_artefact
 from tanren.batches import Row, assemble, plan
 from tanren.config import RunConfig
 from tanren.errors import Fault, Interrupted, OutOfMemoryError, RunError, TanrenError, WorkError
-from tanren.estimate import model_flops_per_token
+from tanren.estimate import idle_parameters, model_flops_per_token
 from tanren.evaluate.samples import Sample, answer_samples, choose_samples
 from tanren.gate import Gate, changed_since, examine
 from tanren.methods import Full
@@ -174,7 +174,7 @@ def _execute(
         gate.source, gate.config.method, gate.config.model, attention=_attention(gate)
     )
     models.set_tokens(base, gate.tokenizer, gate.renderer.facts.stop_ids)
-    samples = choose_samples(gate.config, gate.renderer, models.context_length(gate.source))
+    samples = choose_samples(gate.config, gate.renderer, models.context_length(gate.source.config))
     wanted = min(gate.config.evaluation.samples, gate.train_ledger.trained_rows)
     if gate.config.data.validation is None and len(samples) < wanted:
         text = f"{len(samples)} of {wanted} questions are asked before and after: rows with tools "
@@ -360,13 +360,22 @@ def _flops_per_token(gate: Gate, model: nn.Module) -> float:
     if gate.shape is None:
         return 0.0
     lengths = gate.train.lengths
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return model_flops_per_token(
         gate.shape,
-        adapter_parameters=None if isinstance(gate.config.method, Full) else trained,
+        adapter_parameters=_multiplied(gate, model),
         length=float((lengths.astype(float) ** 2).sum() / lengths.sum()),
         supervised_fraction=gate.train_ledger.trained_tokens / gate.train_ledger.tokens,
     )
+
+
+def _multiplied(gate: Gate, model: nn.Module) -> int | None:
+    """Trained numbers that one token is multiplied with; None where every weight is trained."""
+    method = gate.config.method
+    if isinstance(method, Full):
+        return None
+    assert gate.shape is not None
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return trained - idle_parameters(gate.shape, method.rank, method.target_parameters)
 
 
 def _prove_step(tell: Teller, gate: Gate, trainer: Trainer) -> None:
@@ -511,7 +520,7 @@ def _prove_and_answer(
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if full:
-        fresh: Any = models.load_whole(folder, config.model)
+        fresh: Any = models.load_whole(folder)
     else:
         base = models.load_base(gate.source, config.method, config.model)
         models.set_tokens(base, gate.tokenizer, gate.renderer.facts.stop_ids)

@@ -4,7 +4,7 @@ only, no torch.
 
 from __future__ import annotations
 
-from tanren.estimate.adapters import AdapterSize, adapter_size
+from tanren.estimate.adapters import AdapterSize, adapter_size, idle_parameters
 from tanren.estimate.flops import (
     EnergyEstimate,
     Speed,
@@ -36,6 +36,7 @@ __all__ = [
     "adapter_size",
     "estimated_speed",
     "hardware_flops_per_token",
+    "idle_parameters",
     "max_tokens_per_second",
     "memory_parts",
     "mfu",

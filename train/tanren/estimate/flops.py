@@ -43,7 +43,8 @@ def model_flops_per_token(
 ) -> float:
     """FLOPs that training needs per token, whatever the implementation: the numerator of MFU.
 
-    `adapter_parameters` counts A and B; None means that every weight trains. DoRA's norms are not
+    `adapter_parameters` counts A and B that a token passes through (`idle_parameters` are those of
+    experts that it does not visit); None means that every weight trains. DoRA's norms are not
     counted: they cost per step, not per token. `length` is the S of `packed_length`.
     """
     per_weight = 6 if adapter_parameters is None else 4

@@ -6,7 +6,9 @@ compute type. GB are 1e9 bytes.
 
 What a layer keeps for its backward pass was counted tensor by tensor on Llama, Qwen, Gemma 3 and
 Phi-3 blocks with adapters on all matrices (the tests count again). Fewer targets keep a little
-less; the formula is then an upper bound.
+less, and so do mixtures of experts; the formula is then an upper bound. An adapted stack of experts
+costs more than its adapter: PEFT adds the update to the whole stack in every pass, and autograd
+keeps that sum.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from tanren.errors import Fault, ModelError
-from tanren.estimate.adapters import AdapterSize, adapter_size
+from tanren.estimate.adapters import AdapterSize, adapted_stacks, adapter_size
 from tanren.estimate.shape import ModelShape
 from tanren.methods import Full, Method
 
@@ -53,13 +55,14 @@ class MethodFacts:
     """What memory depends on in a method.
 
     `storage`: how the base is kept, in the compute type ("dtype") or in 4 bits ("nf4"). `rank`
-    None: every weight trains and there is no adapter. `targets` and `saved_modules` as in
-    `adapter_size`.
+    None: every weight trains and there is no adapter. `targets`, `parameters` and `saved_modules`
+    as in `adapter_size`.
     """
 
     storage: Literal["dtype", "nf4"] = "dtype"
     rank: int | None = 16
     targets: str | Sequence[str] = "all-linear"
+    parameters: Sequence[str] = ()
     dora: bool = False
     dropout: float = 0.0
     saved_modules: Sequence[str] = ()
@@ -74,6 +77,7 @@ class MethodFacts:
             storage=method.storage,
             rank=method.rank,
             targets=method.target_modules,
+            parameters=method.target_parameters,
             dora=method.use_dora,
             dropout=method.dropout,
             saved_modules=method.modules_to_save,
@@ -84,7 +88,12 @@ class MethodFacts:
         if self.rank is None:
             return AdapterSize(modules=0, lora=0, magnitudes=0, saved=0)
         return adapter_size(
-            shape, self.rank, self.targets, dora=self.dora, saved_modules=self.saved_modules
+            shape,
+            self.rank,
+            self.targets,
+            parameters=self.parameters,
+            dora=self.dora,
+            saved_modules=self.saved_modules,
         )
 
 
@@ -186,6 +195,7 @@ def memory_parts(
     parts = (
         *_weight_parts(shape, facts, work),
         *_activation_parts(shape, facts, work, micro_batch_tokens, checkpointed_layers),
+        _experts_part(shape, facts, work, checkpointed_layers),
         *_workspace_parts(shape, facts, work, micro_batch_tokens),
         Part(
             "runtime",
@@ -202,12 +212,13 @@ def memory_parts(
 
 
 def base_weight_bytes(shape: ModelShape, facts: MethodFacts, dtype: str) -> float:
-    """Bytes of the frozen base: all parameters at the compute type, or the layers' matrices in NF4
-    and the rest not.
+    """Bytes of the frozen base: all parameters at the compute type, or the linear layers in NF4 and
+    the rest not. Stacked experts are no linear layers.
     """
     if facts.storage == "dtype":
         return ELEMENT_BYTES[dtype] * shape.total
-    return shape.lin * NF4_BITS / 8 + ELEMENT_BYTES[dtype] * (shape.total - shape.lin)
+    small = shape.standing_lin
+    return small * NF4_BITS / 8 + ELEMENT_BYTES[dtype] * (shape.total - small)
 
 
 def layer_activation_bytes(shape: ModelShape, facts: MethodFacts, work: Workload) -> int:
@@ -263,14 +274,15 @@ def _is_fused(shape: ModelShape) -> bool:
 
 def _weight_parts(shape: ModelShape, facts: MethodFacts, work: Workload) -> tuple[Part, ...]:
     e = ELEMENT_BYTES[work.dtype]
-    if facts.storage == "nf4" and (shape.experts or facts.rank is None):
-        found = "nf4 with every weight trained" if facts.rank is None else "nf4 on stacked experts"
+    if facts.storage == "nf4" and facts.rank is None:
+        found = "nf4 with every weight trained"
         remedy = "choose a method that keeps the base in its own type"
-        raise ModelError.of(Fault("method.name", found, "an adapter on plain matrices", remedy))
+        raise ModelError.of(Fault("method.name", found, "an adapter", remedy))
     base = round(base_weight_bytes(shape, facts, work.dtype))
     stored = f"{e} bytes x {shape.total:,} parameters"
     if facts.storage == "nf4":
-        stored = f"{NF4_BITS:.3f} bits x {shape.lin:,} + {e} bytes x {shape.total - shape.lin:,}"
+        small = shape.standing_lin
+        stored = f"{NF4_BITS:.3f} bits x {small:,} + {e} bytes x {shape.total - small:,}"
     state = STATE_BYTES[facts.optimizer]
     if facts.rank is None:
         # Moments and gradients of weights that train themselves have the weights' own type.
@@ -319,6 +331,23 @@ def _activation_parts(
         # With any layer kept, its memory is free again by the time the first recomputed layer needs
         # it.
         Part("recomputed layer", 0 if kept else layer, f"1 layer {formula}"),
+    )
+
+
+def _experts_part(shape: ModelShape, facts: MethodFacts, work: Workload, checkpointed: int) -> Part:
+    """Stacks with their update, one sum for each layer whose activations stay, and the gradient of
+    the largest sum. Independent of the tokens in a pass.
+    """
+    e = ELEMENT_BYTES[work.dtype]
+    count = shape.experts.count if shape.experts else 0
+    layers = adapted_stacks(shape, facts.parameters if facts.rank else ())
+    sums = max(sum(matrix.weights for matrix in layer) for layer in layers)
+    largest = max((matrix.weights for layer in layers for matrix in layer), default=0)
+    kept = max(shape.layers - checkpointed, 1)
+    return Part(
+        "adapted experts",
+        e * count * (kept * sums + largest),
+        f"{e} bytes x {count} experts x ({kept} layers x {sums:,} + gradient {largest:,})",
     )
 
 

@@ -124,7 +124,8 @@ def _choices(
 def _checkpointing_cost(
     shape: ModelShape, facts: MethodFacts, work: Workload, checkpointed: int
 ) -> float:
-    lora = None if facts.rank is None else facts.adapter(shape).lora
+    size = facts.adapter(shape)
+    lora = None if facts.rank is None else size.lora - size.idle
     without, with_it = (
         hardware_flops_per_token(
             shape, adapter_parameters=lora, length=work.longest_row, checkpointed_layers=count

@@ -96,13 +96,17 @@ class Linear:
 @dataclass(frozen=True, slots=True)
 class Experts:
     """Stacked expert weights of one layer, with the router that picks `active` of `count` per
-    token.
+    token. `matrices` are those of one expert, each with the name of the stack that it lies in.
     """
 
     count: int
     active: int
-    weights_each: int
+    matrices: tuple[Linear, ...]
     router: int
+
+    @property
+    def weights_each(self) -> int:
+        return sum(matrix.weights for matrix in self.matrices)
 
     @property
     def weights(self) -> int:
@@ -143,6 +147,13 @@ class ModelShape:
         """Weights of all layers' matrices, without embedding, head, norms and biases."""
         experts = self.experts.weights if self.experts else 0
         return self.layers * (sum(linear.weights for linear in self.linears) + experts)
+
+    @property
+    def standing_lin(self) -> int:
+        """The part of `lin` that lies in linear layers: all of it, except in mixtures of experts,
+        whose stacks and router are no such layers.
+        """
+        return self.layers * sum(linear.weights for linear in self.linears)
 
     @property
     def active_lin(self) -> int:
@@ -292,7 +303,10 @@ def _experts(numbers: Mapping[str, int]) -> Experts:
     return Experts(
         count=count,
         active=min(numbers["num_experts_per_tok"], count),
-        weights_each=3 * hidden * width,
+        matrices=(
+            Linear("mlp.experts.gate_up_proj", hidden, 2 * width),
+            Linear("mlp.experts.down_proj", width, hidden),
+        ),
         router=count * hidden,
     )
 
