@@ -18,7 +18,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from tanren import model as models
-from tanren.adapter import Coverage, coverage, sketch
+from tanren.adapter import Coverage, coverage, sketch, stacked_elements
 from tanren.config import RunConfig
 from tanren.data.read import ChatReader
 from tanren.data.survey import FileSurvey, Survey, survey
@@ -35,8 +35,10 @@ from tanren.encode import (
 )
 from tanren.errors import DataError, Fault, ModelError
 from tanren.estimate import MemoryPlan, MethodFacts, ModelShape, Workload, plan_memory, shape_of
+from tanren.methods import Full
 from tanren.rundir import runs_root, storage_errors
 from tanren.schedule import total_steps
+from tanren.serving import AdapterFacts, ServingVerdict, verdicts
 from tanren.template import ChatRenderer
 from tanren.tracking import require_trackers
 
@@ -86,6 +88,7 @@ class Gate:
     device: Device
     shape: ModelShape | None
     memory: MemoryPlan | None
+    serving: tuple[ServingVerdict, ...]
     warnings: tuple[str, ...]
 
     def preview(self, count: int = 3) -> list[list[tuple[str, bool]]]:
@@ -105,6 +108,7 @@ class Gate:
             "groups": list(self.groups),
             "device": asdict(self.device),
             "memory": self.memory.as_dict() if self.memory else None,
+            "serving": [verdict.as_dict() for verdict in self.serving],
             "warnings": list(self.warnings),
         }
 
@@ -162,6 +166,7 @@ def examine(config: RunConfig, *, tell: Tell = quiet) -> Gate:
         learning_rate=plan.learning_rate,
         weight_decay=config.training.weight_decay,
     )
+    covered = coverage(outline)
     warnings = [*found.warnings, *_ledger_warnings(train_ledger, config.data.train)]
     if validation_ledger is not None and config.data.validation is not None:
         warnings += _ledger_warnings(validation_ledger, config.data.validation)
@@ -173,8 +178,12 @@ def examine(config: RunConfig, *, tell: Tell = quiet) -> Gate:
     if shape is None:
         kind = source.config.get("model_type")
         warnings.append(f"memory and speed are not estimated for the architecture {kind!r}")
+    warnings += _expert_warnings(config, covered, stacked_elements(outline))
     if memory is not None and not memory.fits:
         warnings.extend(memory.advice)
+    family = source.config.get("model_type")
+    serving = verdicts(AdapterFacts.planned(config.method, model_type=family))
+    warnings += _serving_warnings(serving)
     return Gate(
         config=config,
         survey=found,
@@ -186,11 +195,12 @@ def examine(config: RunConfig, *, tell: Tell = quiet) -> Gate:
         validation=validation,
         validation_ledger=validation_ledger,
         plan=plan,
-        coverage=coverage(outline),
+        coverage=covered,
         groups=tuple(group.as_dict() for group in groups),
         device=here,
         shape=shape,
         memory=memory,
+        serving=serving,
         warnings=tuple(warnings),
     )
 
@@ -236,7 +246,7 @@ def _encode(
 ) -> tuple[Encoded, Ledger]:
     """Encode a file, or take what the same bytes were encoded to before (T18)."""
     settings = EncodeSettings(
-        model_max_length=models.context_length(source),
+        model_max_length=models.context_length(source.config),
         max_length=config.data.max_length,
         train_on=config.training.train_on,
     )
@@ -376,6 +386,37 @@ def _ledger_warnings(ledger: Ledger, path: str) -> list[str]:
             "reasoning, which are not learned"
         )
     return said
+
+
+def _expert_warnings(config: RunConfig, covered: Coverage, elements: int) -> list[str]:
+    """What a mixture leaves as it is. `elements`: parameters that lie in stacks of experts."""
+    method = config.method
+    if not elements or isinstance(method, Full):
+        return []
+    said = []
+    experts = f"the experts, {elements / covered.total:.0%} of the parameters,"
+    if method.storage == "nf4":
+        said.append(
+            f"only linear layers are stored in 4 bits: {experts} stay in {config.model.dtype}"
+        )
+    if not method.target_parameters and method.adapts_stacks:
+        said.append(
+            f"{experts} have no adapter; to give them one, name them: "
+            f"method.target_parameters=[{','.join(covered.stacks)}]"
+        )
+    elif not method.target_parameters:
+        said.append(f"{experts} have no adapter, and {method.title} cannot give them one")
+    return said
+
+
+def _serving_warnings(serving: tuple[ServingVerdict, ...]) -> list[str]:
+    """What cannot be served the way it is trained is said before training (T15)."""
+    refusing = [verdict for verdict in serving if verdict.unmerged == "no"]
+    if not refusing:
+        return []
+    found = dict.fromkeys(item.found for verdict in refusing for item in verdict.obstacles)
+    names = ", ".join(verdict.server for verdict in refusing)
+    return [f"{names}: cannot serve this adapter unmerged ({', '.join(found)}), only merged"]
 
 
 def _decisive(config: RunConfig) -> dict[str, Any]:

@@ -37,6 +37,7 @@ def show_gate(console: Console, summary: Summary, preview: Sequence[Pieces] = ()
     _template(console, summary["template"])
     _memory(console, summary["memory"], summary["device"])
     _plan(console, summary)
+    _serving(console, summary["serving"])
     show_preview(console, preview)
     if summary["warnings"]:
         console.print()
@@ -186,6 +187,18 @@ def _groups(console: Console, groups: Sequence[Summary]) -> None:
             number(group["weight_decay"], "g"),
         )
     console.print(shown)
+
+
+def _serving(console: Console, serving: Sequence[Summary]) -> None:
+    """Where the result can be served without merging (T15)."""
+    made = table("server", "unmerged", "why", "written by", title="Serving the adapter")
+    styles = {"yes": "green", "yes, folded": "green", "no": "yellow"}
+    for verdict in serving:
+        answer = text(verdict["unmerged"], styles.get(verdict["unmerged"], ""))
+        name = f"{verdict['server']} {verdict['version']}"
+        row(made, name, answer, verdict["why"], verdict["instead"] or "training itself")
+    console.print()
+    console.print(made)
 
 
 def counted_epochs(epochs: float) -> str:
