@@ -24,10 +24,11 @@ from assembled import Assembled, assemble_model, logits, relative
 from torch import Tensor
 
 from tanren import adapter as adapters
-from tanren.adapter import linear_names, load_adapter, save_adapter, save_initial
+from tanren.adapter import load_adapter, save_adapter, save_initial
 from tanren.estimate import adapter_size, shape_of
 from tanren.methods import METHODS, Eva, Full
 from tanren.rundir import RunDirectory
+from tanren.targets import linear_names
 
 RATE = 2e-5
 DECAY = 0.01
@@ -366,7 +367,7 @@ def test_what_is_reloaded_equals_what_is_in_memory(story: Any, variant: str) -> 
     if variant == "full":
         from tanren.model import load_whole
 
-        again = load_whole(told.folder, told.parts.gate.config.model)
+        again = load_whole(told.folder)
     else:
         again = load_adapter(assembled.load(told.parts.gate), told.folder)
     assert relative(told.logits, logits(again)) < 1e-4

@@ -60,7 +60,7 @@ def copied(tiny_model: Callable[..., Path], to: Path) -> Path:
 def test_a_folder_is_found_whole(tiny_model: Callable[..., Path]) -> None:
     source = locate(ModelConfig(name=str(tiny_model())))
     assert source.path == tiny_model().resolve() and source.revision is None
-    assert source.config["model_type"] == "qwen3" and context_length(source) == 256
+    assert source.config["model_type"] == "qwen3" and context_length(source.config) == 256
     assert json.loads(json.dumps(source.as_dict()))["fingerprint"] == source.fingerprint
     known_architecture(source)
 

@@ -28,7 +28,7 @@ def measure(path: Path, model: str, *, repeats: int) -> dict[str, Any]:
     """Counts of rows and tokens, and CPU seconds of each stage, the best of the repeats."""
     source = locate(ModelConfig(name=model))
     renderer = ChatRenderer(load_tokenizer(source))
-    settings = EncodeSettings(model_max_length=context_length(source))
+    settings = EncodeSettings(model_max_length=context_length(source.config))
     examples = list(ChatReader(path))
     encoded, ledger = encode(examples, renderer, settings)
     stages: dict[str, Callable[[], Any]] = {

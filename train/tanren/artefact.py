@@ -16,11 +16,11 @@ from transformers import PreTrainedTokenizerFast
 
 from tanren import adapter as adapters
 from tanren.environment import everyone_waits, this_rank, versions
-from tanren.errors import Fault, ModelError
+from tanren.errors import Fault, ModelError, RunError
 from tanren.gate import Gate
 from tanren.methods import Full
 from tanren.model import base_of
-from tanren.rundir import RunDirectory, read_json, staged_folder, write_json
+from tanren.rundir import RunDirectory, read_json, runs_root, staged_folder, write_json
 
 CARD = "tanren.json"
 
@@ -72,6 +72,28 @@ class Prompting:
                     "save the adapter again",
                 )
             ) from None
+
+
+def artefact_of(target: str) -> Path | None:
+    """The folder with weights and card that `target` means; None for a plain model."""
+    path = Path(target)
+    if (path / CARD).is_file():
+        return path
+    for candidate in (path, runs_root() / target):
+        if (candidate / "config.yaml").is_file():
+            run = RunDirectory(candidate)
+            for folder in (run.adapter, run.model):
+                if (folder / CARD).is_file():
+                    return folder
+            raise RunError.of(
+                Fault(
+                    str(candidate),
+                    f"a run without a result (it is {run.state()})",
+                    "a finished run",
+                    f"go on with it: tanren train --resume {candidate}",
+                )
+            )
+    return None
 
 
 def save_artefact(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -90,7 +90,10 @@ def _hub_folder(config: ModelConfig) -> tuple[Path, str | None]:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    wanted = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "LICENSE*"]
+    wanted = [
+        *("*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model"),
+        *("README.md", "LICENSE*", "NOTICE*", "USE_POLICY*"),  # an export carries the terms along
+    ]
     try:
         folder = snapshot_download(
             config.name, revision=config.revision, local_files_only=True, allow_patterns=wanted
@@ -167,11 +170,11 @@ def load_tokenizer_from(folder: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def load_whole(folder: Path, config: ModelConfig) -> PreTrainedModel:
+def load_whole(folder: Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """A model saved whole, with its own generation settings, ready to answer."""
     model = AutoModelForCausalLM.from_pretrained(
         folder,
-        dtype=torch.float32,
+        dtype=dtype,
         device_map={"": device()},
         local_files_only=True,
         trust_remote_code=False,
@@ -230,9 +233,9 @@ def _read_template(name: str) -> str:
         ) from None
 
 
-def context_length(source: Source) -> int:
-    """Most tokens the model can attend to."""
-    text = source.config.get("text_config", source.config)
+def context_length(config: Mapping[str, Any]) -> int:
+    """Most tokens that the model of this config.json can attend to."""
+    text = config.get("text_config", config)
     return int(text.get("max_position_embeddings", 2048))
 
 

@@ -439,6 +439,17 @@ def staged_folder(final: Path, **facts: Any) -> Iterator[Path]:
             raise
 
 
+def discard_stale(final: Path) -> int:
+    """Remove what killed processes left half-written beside `final`; returns how many folders."""
+    stale = []
+    for path in final.parent.glob(f".{final.name}.*.tmp"):
+        holder = path.name.removesuffix(".tmp").rpartition(".")[2]
+        if holder.isdecimal() and _start_time(int(holder)) is None:
+            stale.append(path)
+            shutil.rmtree(path, ignore_errors=True)
+    return len(stale)
+
+
 def _fsync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:

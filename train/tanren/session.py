@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+import torch
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from tanren import adapter as adapters
 from tanren import model as models
-from tanren.artefact import CARD, Prompting
+from tanren.artefact import Prompting, artefact_of
 from tanren.config import ModelConfig
-from tanren.errors import Fault, ModelError, RunError
+from tanren.errors import Fault, ModelError
 from tanren.generate import Answer, AnswerStream, Decoding, stream_answer
 from tanren.methods import METHODS, Full, Lora
-from tanren.rundir import RunDirectory, runs_root
 from tanren.template import ChatRenderer
 
 Side = Literal["tuned", "base"]
@@ -87,13 +86,43 @@ def open_session(target: str, *, base: bool = False) -> Session:
 
     `base` loads the base of a run or adapter alone. Raises RunError or ModelError with what to do.
     """
-    folder = _artefact_of(target)
+    folder = artefact_of(target)
     if folder is None:
         return _plain_model(target)
     card = Prompting.read(folder)
     config = ModelConfig.model_validate(
         {"name": card.base, "revision": card.base_revision, "dtype": card.dtype}
     )
+    tokenizer = models.load_tokenizer_from(folder)
+    renderer = ChatRenderer(tokenizer, thinking=card.thinking, date=card.date)
+    whole = not (folder / "adapter_config.json").is_file()
+    if whole and not base:
+        model: Any = models.load_whole(folder, dtype=_kept_in(card, config))
+    else:
+        source = _same_base(card, config)
+        method = METHODS[card.method["name"]].model_validate(card.method)
+        model = models.load_base(source, Lora() if whole else method, config)
+        models.set_tokens(model, tokenizer, card.stop_ids)
+        if not base:
+            model = adapters.load_adapter(model, folder)
+    return Session(
+        name=target,
+        model=model,
+        tokenizer=tokenizer,
+        renderer=renderer,
+        context_length=models.context_length(models.base_of(model).config.to_dict()),
+        has_base=not base and not whole,
+    )
+
+
+def _kept_in(card: Prompting, config: ModelConfig) -> torch.dtype:
+    """Weights that were all trained are kept in float32; merged ones in the type of the run."""
+    if card.method["name"] == Full().name:
+        return torch.float32
+    return models.compute_dtype(config)
+
+
+def _same_base(card: Prompting, config: ModelConfig) -> models.Source:
     source = models.locate(config)
     if source.fingerprint != card.base_fingerprint:
         raise ModelError.of(
@@ -104,46 +133,7 @@ def open_session(target: str, *, base: bool = False) -> Session:
                 "restore that model or that revision",
             )
         )
-    method = METHODS[card.method["name"]].model_validate(card.method)
-    tokenizer = models.load_tokenizer_from(folder)
-    renderer = ChatRenderer(tokenizer, thinking=card.thinking, date=card.date)
-    if isinstance(method, Full) and not base:
-        model: Any = models.load_whole(folder, config)
-    else:
-        model = models.load_base(source, method, config)
-        models.set_tokens(model, tokenizer, card.stop_ids)
-        if not base:
-            model = adapters.load_adapter(model, folder)
-    return Session(
-        name=target,
-        model=model,
-        tokenizer=tokenizer,
-        renderer=renderer,
-        context_length=models.context_length(source),
-        has_base=not base and not isinstance(method, Full),
-    )
-
-
-def _artefact_of(target: str) -> Path | None:
-    """The folder with weights and card that `target` means; None for a plain model."""
-    path = Path(target)
-    if (path / CARD).is_file():
-        return path
-    for candidate in (path, runs_root() / target):
-        if (candidate / "config.yaml").is_file():
-            run = RunDirectory(candidate)
-            for folder in (run.adapter, run.model):
-                if (folder / CARD).is_file():
-                    return folder
-            raise RunError.of(
-                Fault(
-                    str(candidate),
-                    f"a run without a result (it is {run.state()})",
-                    "a finished run",
-                    f"go on with it: tanren train --resume {candidate}",
-                )
-            )
-    return None
+    return source
 
 
 def _plain_model(target: str) -> Session:
@@ -159,6 +149,6 @@ def _plain_model(target: str) -> Session:
         model=model,
         tokenizer=tokenizer,
         renderer=renderer,
-        context_length=models.context_length(source),
+        context_length=models.context_length(source.config),
         has_base=False,
     )

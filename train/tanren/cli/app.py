@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn, cast
 
 import typer
 
-from tanren.cli import chat, check, reference, runs, streams, train
+from tanren.cli import chat, check, export, reference, runs, streams, train
 from tanren.cli.options import Json
 from tanren.cli.output import Output, mistake, of, opened
 from tanren.cli.usage import usage_error
@@ -62,6 +62,7 @@ app.command("check")(check.check)
 app.command("train")(train.train)
 app.command("run")(train.run)
 app.command("chat")(chat.chat)
+app.command("export")(export.export)
 app.add_typer(runs.app, name="runs")
 app.command("config")(reference.config)
 app.command("methods")(reference.methods)

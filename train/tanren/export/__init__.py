@@ -1,0 +1,5 @@
+"""What a run made, written for whoever serves it: whole weights, adapters, GGUF, Ollama, vLLM.
+
+Each export is read back from disk by the reader that will use it and compared with the tuned model;
+the proof lies beside the weights.
+"""
