@@ -11,40 +11,29 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from assembled import assemble_model
-from export.adapted import adapt, nudge
+from export.adapted import adapt
+from export.exporting import Heard, as_if_trained, exported
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tanren.artefact import CARD, save_artefact
+from tanren.artefact import CARD
 from tanren.errors import ModelError, ProofError, RunError, StorageError, TanrenError, UserError
-from tanren.export.exports import Exported, Request, export, proven_before
+from tanren.export.exports import Request, export, proven_before
 from tanren.export.tuned import open_tuned
 from tanren.generate import Decoding
-from tanren.model import set_tokens
 from tanren.rundir import RunDirectory, missing_files
 from tanren.session import open_session
 
 QUESTION = [{"role": "user", "content": "空はなぜ青いの？"}]
 
 
-@dataclass
-class Heard:
-    """What an export tells; `act` may do something to the world when a stage begins."""
-
-    act: Callable[[str], None] = lambda name: None
-    stages: list[str] = field(default_factory=list)
-
-    def __call__(self, event: str, /, **fields: Any) -> None:
-        if event == "stage":
-            self.stages.append(fields["name"])
-            self.act(fields["name"])
+def read(folder: Path, name: str) -> Any:
+    return json.loads((folder / name).read_text(encoding="utf-8"))
 
 
 @pytest.fixture
@@ -53,24 +42,9 @@ def make_tuned(make_config: Callable[..., Any], tmp_path: Path) -> Callable[...,
 
     def make(*overrides: str, amount: float = 0.05, **options: Any) -> RunDirectory:
         config = make_config(*overrides, **options)
-        parts = assemble_model(config)
-        run = RunDirectory.create(tmp_path / "runs" / "mine", config)
-        set_tokens(parts.base, parts.gate.tokenizer, parts.gate.renderer.facts.stop_ids)
-        nudge(parts.model, amount)
-        save_artefact(run, parts.model, parts.gate)
-        return run
+        return as_if_trained(config, tmp_path / "runs" / "mine", amount=amount)
 
     return make
-
-
-def exported(run: RunDirectory | Path, heard: Heard | None = None, **request: Any) -> Exported:
-    onto = request.get("onto", "trained")
-    tuned = open_tuned(str(run.path if isinstance(run, RunDirectory) else run), onto=onto)
-    return export(tuned, Request(**request), heard or Heard())
-
-
-def read(folder: Path, name: str) -> Any:
-    return json.loads((folder / name).read_text(encoding="utf-8"))
 
 
 # --- what is written ------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from tanren.cli.request import require_values
 if TYPE_CHECKING:
     from tanren.export.exports import Exported, Request
 
-To = Literal["merged", "adapter", "gguf", "ollama", "vllm", "sglang"]
+To = Literal["merged", "adapter", "gguf", "gguf-lora", "ollama", "vllm", "sglang"]
 
 
 def export(

@@ -38,6 +38,12 @@ def show_proof(console: Console, proof: Mapping[str, Any]) -> None:
     passed = proof.get("passed") is True
     words = f"proof {'passed' if passed else 'FAILED'}: {proof_words(proof)}"
     console.print(text(words, "bold green" if passed else "bold red"), soft_wrap=True)
+    theirs = (proof.get("facts") or {}).get("llama.cpp")
+    if theirs:
+        console.print(text(f"  and {proof_words(theirs)}", "green"), soft_wrap=True)
+    template = (proof.get("facts") or {}).get("template")
+    if template:
+        console.print(text(f"  {template_words(template)}", "green"), soft_wrap=True)
     for way, found in (proof.get("others") or {}).items():
         console.print(
             text(
@@ -53,10 +59,23 @@ def proof_words(proof: Mapping[str, Any]) -> str:
     distance = proof["distance"]
     moved = proof.get("moved")
     by = f" where tuning moved the base by {number(moved['kl_mean'], '.1e')}" if moved else ""
+    greedy = proof.get("greedy_agreement")
+    answers = (
+        ""
+        if greedy is None
+        else f"{greedy:.0%} of {counted(proof['prompts'], 'answer')} are word for word; "
+    )
     return (
         f"read back by {proof['reader']}, it is KL {number(distance['kl_mean'], '.1e')} from "
         f"{proof['compared_with']}{by}; the likeliest token agrees at "
-        f"{distance['top1_agreement']:.1%} of {counted(proof['positions'], 'position')}, "
-        f"{proof['greedy_agreement']:.0%} of {counted(proof['prompts'], 'answer')} are word for "
-        f"word; prompt ids equal in {proof['prompt_ids_equal']}; stop tokens equal"
+        f"{distance['top1_agreement']:.1%} of {counted(proof['positions'], 'position')}; "
+        f"{answers}prompt ids equal in {proof['prompt_ids_equal']}; stop tokens equal"
     )
+
+
+def template_words(template: Mapping[str, Any]) -> str:
+    """What became of the ten conversations on which a translated template is proven."""
+    outcomes = [row["outcome"] for row in template["rows"]]
+    equal, refused = outcomes.count("equal"), outcomes.count("refused")
+    words = f"template: {equal} of {len(outcomes)} conversations character by character"
+    return words + (f", {refused} refused by the chat template itself" if refused else "")

@@ -13,6 +13,7 @@ from tanren.environment import versions
 from tanren.export.merge import merge, plan_merge
 from tanren.export.merge.adapter_file import CONFIG
 from tanren.export.merge.apply import Progress
+from tanren.export.merge.checkpoint import INDEX
 from tanren.export.merge.plan import MergePlan
 from tanren.export.settings import copy_tokenizer, model_settings, write_settings
 from tanren.export.tuned import Onto, Tuned, tokenizer_folder
@@ -101,3 +102,17 @@ def name_base(folder: Path, name: str | None) -> None:
     write_settings(folder / CONFIG, settings | {"base_model_name_or_path": name})
     if (folder / CARD).is_file():
         write_json(folder / CARD, read_json(folder / CARD) | {"base": name})
+
+
+def tokenized_base(tuned: Tuned, beside: Path) -> Path:
+    """A folder `.base` with the base's weights, linked, and the tokenizer of the tuned model."""
+    folder = beside / ".base"
+    folder.mkdir()
+    for file in tuned.checkpoint.files:
+        (folder / file.name).symlink_to(file.resolve())
+    for name in (INDEX, "config.json"):
+        if (tuned.model_folder / name).is_file():
+            shutil.copyfile(tuned.model_folder / name, folder / name)
+    write_settings(folder / "generation_config.json", tuned.generation())
+    copy_tokenizer(tokenizer_folder(tuned), folder, tuned.template)
+    return folder

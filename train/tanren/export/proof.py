@@ -25,6 +25,7 @@ from tanren.template import ChatRenderer
 Message = dict[str, Any]
 
 ANSWER_TOKENS = 48
+TUNED = "the tuned model"
 COMPARED_TOKENS = 96
 """The last tokens of each probe are compared: 8 probes of a vocabulary of 152k are 0.5 GB."""
 
@@ -98,8 +99,8 @@ class ExportProof:
     moved: Distance | None
     others: dict[str, Distance]
     tolerance: Tolerance
-    greedy_agreement: float
-    stopped: float
+    greedy_agreement: float | None
+    stopped: float | None
     stop_ids: dict[str, list[int]]
     prompt_ids_equal: str
     facts: dict[str, Any] = field(default_factory=dict)
@@ -207,6 +208,9 @@ def judge(proof: ExportProof) -> ExportProof:
             f"it is {d.kl_mean:.1e} nats from the tuned model, and tuning moved the base by "
             f"{proof.moved.kl_mean:.1e}: rounding has swallowed the tuning; write --dtype float32"
         )
+    exact = proof.dtype == proof.computed_in == "float32" and proof.compared_with == TUNED
+    if exact and proof.greedy_agreement is not None and proof.greedy_agreement < 1:
+        failures.append(f"{proof.greedy_agreement:.0%} of its answers are the tuned model's own")
     if proof.stop_ids["tuned"] != proof.stop_ids["export"]:
         failures.append(
             f"it stops at tokens {proof.stop_ids['export']}, the tuned model at "

@@ -13,6 +13,7 @@ from tanren.errors import UserError
 from tanren.evaluate.samples import choose_samples
 from tanren.export.ollama.conversations import CONVERSATIONS
 from tanren.export.proof import (
+    TUNED,
     Distance,
     Message,
     Said,
@@ -54,7 +55,7 @@ def take_reference(tuned: Tuned, *, prompts: int, original: bool) -> Reference:
     release()
     moved = None if before is None else distance(said.logits, before)
     others: dict[str, Distance] = {}
-    expected, compared_with = said.logits, "the tuned model"
+    expected, compared_with = said.logits, TUNED
     if tuned.nf4:
         ways: tuple[Base, ...] = ("dequantised", "original") if original else ("original",)
         for way in ways:

@@ -104,6 +104,10 @@ class Checkpoint:
     def bytes(self) -> int:
         return sum(place.bytes for place in self.places.values())
 
+    @property
+    def elements(self) -> int:
+        return sum(place.elements for place in self.places.values())
+
     def in_file(self, file: Path) -> list[str]:
         return [name for name, place in self.places.items() if place.file == file]
 

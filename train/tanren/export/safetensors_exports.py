@@ -1,0 +1,156 @@
+"""Exports in safetensors: whole weights, plain adapters, adapters as servers read them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from tanren.errors import Fault, UserError
+from tanren.export.merge.plan import MergePlan
+from tanren.export.merged import (
+    FLOATS,
+    bytes_of,
+    copy_adapter,
+    name_base,
+    plan_of,
+    stored_dtype,
+    write_merged,
+)
+from tanren.export.proving import ask_tuned, describe, prove_folder
+from tanren.export.request import Clock, Exported, Request, Teller, require_room, size_of
+from tanren.export.tuned import Tuned
+from tanren.export.vllm import ServedAdapter, write_served_adapter
+from tanren.rundir import staged_folder
+
+
+def to_merged(tuned: Tuned, request: Request, folder: Path, tell: Teller) -> Exported:
+    dtype = None if request.dtype is None else _float(request.dtype)
+    tell("stage", name="plan", text="reading the headers of base and adapter")
+    plan = plan_of(tuned, request.onto)
+    require_room(folder, bytes_of(plan, dtype))
+    clock = Clock()
+    reference = clock.time("ask", lambda: ask_tuned(tuned, request, tell))
+    written = str(dtype or stored_dtype(tuned)).removeprefix("torch.")
+    with staged_folder(folder) as staged:
+        tell("stage", name="merge", text=f"merging {plan.changed} tensors into {written}")
+        clock.time(
+            "write",
+            lambda: write_merged(
+                tuned,
+                plan,
+                staged,
+                dtype=dtype,
+                base_name=request.base_name,
+                progress=told(plan, tell),
+            ),
+        )
+        tell("stage", name="prove", text="reading it back and comparing")
+        proof = clock.time(
+            "prove", lambda: prove_folder(tuned, reference, staged, kind="merged", dtype=written)
+        )
+        describe(tuned, request, staged, folder, proof)
+    return Exported(
+        "merged", folder, written, size_of(folder), proof.as_dict(), seconds=clock.seconds
+    )
+
+
+def to_adapter(tuned: Tuned, request: Request, folder: Path, tell: Teller) -> Exported:
+    if tuned.adapter is None:
+        raise UserError.of(
+            Fault(
+                tuned.name,
+                "a model that was trained whole",
+                "an adapter",
+                "export it with --to merged, gguf, ollama or vllm",
+            )
+        )
+    require_room(folder, tuned.adapter.bytes)
+    clock = Clock()
+    reference = clock.time("ask", lambda: ask_tuned(tuned, request, tell))
+    with staged_folder(folder) as staged:
+        copy_adapter(tuned, staged)
+        tell("stage", name="prove", text="reading it back and comparing")
+        copied = replace(tuned, folder=staged)
+        proof = clock.time(
+            "prove",
+            lambda: prove_folder(copied, reference, staged, kind="adapter", dtype="float32"),
+        )
+        name_base(staged, request.base_name)
+        describe(tuned, request, staged, folder, proof)
+    return Exported(
+        "adapter", folder, "float32", size_of(folder), proof.as_dict(), seconds=clock.seconds
+    )
+
+
+def to_server(tuned: Tuned, request: Request, folder: Path, tell: Teller) -> Exported:
+    """The adapter as vLLM or SGLang reads it. Raises ModelError where it must be merged (T15)."""
+    if tuned.adapter is None or tuned.card is None:
+        raise UserError.of(
+            Fault(
+                tuned.name,
+                "a model that was trained whole" if tuned.card else "no tanren.json",
+                "the adapter of a run",
+                "export it with --to merged: these servers take whole models as they are",
+            )
+        )
+    server: Literal["vllm", "sglang"] = "vllm" if request.to == "vllm" else "sglang"
+    clock = Clock()
+    proof: dict[str, Any] = {}
+
+    def finish(staged: Path, served: ServedAdapter) -> None:
+        """The reference is taken here: an adapter that the server refuses costs no waiting."""
+        reference = clock.time("ask", lambda: ask_tuned(tuned, request, tell))
+        tell("stage", name="prove", text="reading it back and comparing")
+        found = clock.time(
+            "prove",
+            lambda: prove_folder(
+                replace(tuned, folder=staged), reference, staged, kind=request.to, dtype="float32"
+            ),
+        )
+        name_base(staged, request.base_name)
+        describe(tuned, request, staged, folder, found)
+        proof.update(found.as_dict())
+
+    tell("stage", name="write", text=f"writing the adapter as {request.to} reads it")
+    served = write_served_adapter(tuned.folder, folder, server=server, finish=finish)
+    notes = [*served.notes, *(f"folded: {text}" for text in served.folded)]
+    if served.left_out:
+        notes.append(f"settings of training that were left out: {', '.join(served.left_out)}")
+    return Exported(
+        request.to,
+        folder,
+        "float32",
+        size_of(folder),
+        proof,
+        [f"{command.title}: {command.line}" for command in served.commands],
+        notes,
+        clock.seconds,
+    )
+
+
+def _float(name: str) -> torch.dtype:
+    if name not in FLOATS:
+        raise UserError.of(
+            Fault(
+                "--dtype",
+                repr(name),
+                ", ".join(FLOATS),
+                "choose one of these, or --to gguf for fewer bits",
+            )
+        )
+    return FLOATS[name]
+
+
+def told(plan: MergePlan, tell: Teller) -> Callable[[str, int], None]:
+    done, total = 0, plan.checkpoint.bytes
+
+    def progress(name: str, size: int) -> None:
+        nonlocal done
+        done += size
+        tell("progress", done=done, total=total, unit="bytes", name=name)
+
+    return progress
