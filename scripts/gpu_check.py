@@ -36,6 +36,7 @@ SECONDS = {
     "nf4": 45,
     "packed": 45,
     "merge": 60,
+    "export": 90,
     "methods": 120,
     "throughput": 170,
     "memory": 110,

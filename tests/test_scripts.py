@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "scripts"))
 bench_cpu = importlib.import_module("bench_cpu")
 bench_data = importlib.import_module("bench_data")
+bench_export = importlib.import_module("bench_export")
 gpu_check = importlib.import_module("gpu_check")
 contestants = importlib.import_module("bench.contestants")
 encode_speed = importlib.import_module("bench.encode_speed")
@@ -176,7 +177,7 @@ def test_bench_data_makes_rows_that_differ_and_measures_each_stage(tmp_path: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", [bench_cpu, bench_data, gpu_check])
+@pytest.mark.parametrize("script", [bench_cpu, bench_data, bench_export, gpu_check])
 def test_the_whole_script_runs_at_its_tiny_size(
     script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from gpu_checks import numerics, speed, training
+from gpu_checks import exporting, numerics, speed, training
 from gpu_checks.lab import Lab, Row, Skipped
 
 SECTIONS: dict[str, Callable[[Lab], Iterator[Row]]] = {
@@ -28,6 +28,7 @@ SECTIONS: dict[str, Callable[[Lab], Iterator[Row]]] = {
     "nf4": numerics.nf4,
     "packed": numerics.packed,
     "merge": numerics.merge,
+    "export": exporting.exporting,
     "methods": training.four_methods,
     "throughput": speed.throughput,
     "memory": training.memory,
