@@ -71,6 +71,14 @@ def export(
     prompts: Annotated[
         int, typer.Option("--prompts", min=1, metavar="N", help="Conversations of the proof.")
     ] = 8,
+    proof: Annotated[
+        Literal["answers", "numbers"],
+        typer.Option(
+            "--proof",
+            help="answers: the tuned model and the export answer and are compared; numbers (merged "
+            "only): for models that do not fit into memory, the written numbers are.",
+        ),
+    ] = "answers",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace what is there, once the new is proven.")
     ] = False,
@@ -100,7 +108,7 @@ def export(
     """
     output = of(context)
     require_values({"RUN|ADAPTER": run})
-    _require_fitting(to, system, push, public, dry_run)
+    _require_fitting(to, system, proof, push, public, dry_run)
     with output.errors.status("starting"):
         from tanren.export.exports import Request
         from tanren.export.tuned import open_tuned
@@ -114,6 +122,7 @@ def export(
             overwrite=overwrite,
             base_name=base_name,
             system=system,
+            proof=proof,
         )
         tuned = open_tuned(run, base=base, onto=onto)
     done = _already_there(tuned, request) if push is not None else None
@@ -137,8 +146,10 @@ def export(
 
 
 def _require_fitting(
-    to: str, system: str | None, push: str | None, public: bool, dry_run: bool
+    to: str, system: str | None, proof: str, push: str | None, public: bool, dry_run: bool
 ) -> None:
+    if proof == "numbers" and to != "merged":
+        raise mistake("--proof", f"numbers with --to {to}", "--to merged", "leave --proof away")
     if system is not None and to != "ollama":
         raise mistake("--system", f"--to {to}", "--to ollama", "leave --system away")
     for name, given in (("--public", public), ("--dry-run", dry_run)):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from tanren.cli.display import counted, duration, facts, heading, number, shell, size, text
+from tanren.cli.display import count, counted, duration, facts, heading, number, shell, size, text
 
 if TYPE_CHECKING:
     from tanren.export.exports import Exported
@@ -56,6 +56,8 @@ def show_proof(console: Console, proof: Mapping[str, Any]) -> None:
 
 
 def proof_words(proof: Mapping[str, Any]) -> str:
+    if "distance" not in proof:
+        return _numbers_words(proof)
     distance = proof["distance"]
     moved = proof.get("moved")
     by = f" where tuning moved the base by {number(moved['kl_mean'], '.1e')}" if moved else ""
@@ -79,3 +81,12 @@ def template_words(template: Mapping[str, Any]) -> str:
     equal, refused = outcomes.count("equal"), outcomes.count("refused")
     words = f"template: {equal} of {len(outcomes)} conversations character by character"
     return words + (f", {refused} refused by the chat template itself" if refused else "")
+
+
+def _numbers_words(proof: Mapping[str, Any]) -> str:
+    return (
+        f"read back by {proof['reader']}, {count(proof['copied_tensors'])} tensors are the base's "
+        f"byte for byte; {counted(proof['rows'], 'row')} of the {count(proof['changed_tensors'])} "
+        f"merged ones were worked out again and are off by {proof['largest_rounding']:.2f} units "
+        f"of the last place at most; the model did not answer"
+    )

@@ -25,6 +25,7 @@ from tanren.export.merged import (
     tokenized_base,
     write_merged,
 )
+from tanren.export.numbers_proof import require_memory
 from tanren.export.ollama import write_ollama
 from tanren.export.proof import ExportProof, answers_of
 from tanren.export.proving import ask_tuned, compare, describe, prompts_through, rendered
@@ -83,7 +84,8 @@ def to_gguf(tuned: Tuned, request: Request, folder: Path, tell: Teller) -> Expor
     clock = Clock()
     with staged_folder(folder) as staged:
         made = _made(tuned, request, folder, staged, clock, tell)
-        describe(tuned, request, staged, folder, made.proof, weights=[made.file.name])
+        proofs.require(made.proof, folder)
+        describe(tuned, request, staged, made.proof.as_dict(), weights=[made.file.name])
     path = shlex.quote(str(folder / made.file.name))
     commands = [f"llama.cpp: llama-server -m {path} --jinja", *made.commands]
     return _exported(request, folder, made, commands, clock)
@@ -107,7 +109,8 @@ def to_ollama(tuned: Tuned, request: Request, folder: Path, tell: Teller) -> Exp
         )
         made.proof.facts["template"] = ollama.proof.as_dict()
         made.notes += ollama.notes
-        describe(tuned, request, staged, folder, made.proof, weights=[made.file.name])
+        proofs.require(made.proof, folder)
+        describe(tuned, request, staged, made.proof.as_dict(), weights=[made.file.name])
     create = f"cd {shlex.quote(str(folder))} && {shlex.join(ollama.command)}"
     return _exported(request, folder, made, [create, *made.commands], clock)
 
@@ -132,13 +135,15 @@ def to_gguf_lora(tuned: Tuned, request: Request, folder: Path, tell: Teller) -> 
             ),
         )
         require_room(folder, tuned.checkpoint.elements * 4)
+        require_memory(tuned)
         on_original = replace(request, onto="original")
         reference = clock.time("ask", lambda: ask_tuned(tuned, on_original, tell))
         tell("stage", name="prove", text="applying it to the base as llama.cpp does")
         proof = clock.time(
             "prove", lambda: _prove_lora(tuned, reference, target, wanted.written.value, request)
         )
-        describe(tuned, request, staged, folder, proof, weights=[target.name])
+        proofs.require(proof, folder)
+        describe(tuned, request, staged, proof.as_dict(), weights=[target.name])
     path = shlex.quote(str(folder / target.name))
     commands = [f"llama.cpp: llama-server -m BASE.gguf --lora {path} --jinja"]
     made = _Made(target, wanted.name, proof, [], list(written.notes))
@@ -205,6 +210,7 @@ def _made(
     tell("stage", name="plan", text="reading the headers of base and adapter")
     plan = plan_of(tuned, request.onto)
     require_room(folder, 2 * bytes_of(plan, wanted.merged))
+    require_memory(tuned)
     reference = clock.time("ask", lambda: ask_tuned(tuned, request, tell))
     merged = staged / ".merged"
     merged.mkdir()

@@ -159,14 +159,12 @@ def describe(
     tuned: Tuned,
     request: Request,
     staged: Path,
-    folder: Path,
-    proof: ExportProof,
+    proof: Mapping[str, Any],
     *,
     weights: Sequence[str] = (),
 ) -> None:
-    """Proof, model card and the base's licence beside the weights; a failed proof ends it all."""
-    proofs.require(proof, folder)
-    write_json(staged / "proof.json", proof.as_dict())
+    """Proof, model card and the base's licence beside the weights."""
+    write_json(staged / "proof.json", proof)
     base = tuned.source.path if tuned.source is not None else None
     facts = card_facts(
         tuned.folder,
@@ -174,7 +172,7 @@ def describe(
         run=tuned.run,
         base=base,
         base_name=request.base_name,
-        proof=proof.as_dict(),
+        proof=proof,
         weights=weights,
     )
     write_text(staged / "README.md", model_card(facts))

@@ -33,6 +33,8 @@ class Request:
     overwrite: bool = False
     base_name: str | None = None
     """Public name of a base that the run knows as a folder."""
+    proof: Literal["answers", "numbers"] = "answers"
+    """How a merged model is proven: by what it says, or, too large for that, by its numbers."""
     system: str | None = None
     """Ollama's system message."""
 

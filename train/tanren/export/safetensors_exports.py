@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +21,13 @@ from tanren.export.merged import (
     stored_dtype,
     write_merged,
 )
+from tanren.export.numbers_proof import NumbersProof, prove_numbers, require_memory
+from tanren.export.numbers_proof import require as require_numbers
+from tanren.export.proof import ExportProof, require
 from tanren.export.proving import ask_tuned, describe, prove_folder
+from tanren.export.reference import Reference
 from tanren.export.request import Clock, Exported, Request, Teller, require_room, size_of
+from tanren.export.serve_commands import merged_commands
 from tanren.export.tuned import Tuned
 from tanren.export.vllm import ServedAdapter, write_served_adapter
 from tanren.rundir import staged_folder
@@ -32,8 +38,12 @@ def to_merged(tuned: Tuned, request: Request, folder: Path, tell: Teller) -> Exp
     tell("stage", name="plan", text="reading the headers of base and adapter")
     plan = plan_of(tuned, request.onto)
     require_room(folder, bytes_of(plan, dtype))
+    if request.proof == "answers":
+        require_memory(tuned)
     clock = Clock()
-    reference = clock.time("ask", lambda: ask_tuned(tuned, request, tell))
+    reference = None
+    if request.proof == "answers":
+        reference = clock.time("ask", lambda: ask_tuned(tuned, request, tell))
     written = str(dtype or stored_dtype(tuned)).removeprefix("torch.")
     with staged_folder(folder) as staged:
         tell("stage", name="merge", text=f"merging {plan.changed} tensors into {written}")
@@ -50,12 +60,33 @@ def to_merged(tuned: Tuned, request: Request, folder: Path, tell: Teller) -> Exp
         )
         tell("stage", name="prove", text="reading it back and comparing")
         proof = clock.time(
-            "prove", lambda: prove_folder(tuned, reference, staged, kind="merged", dtype=written)
+            "prove", lambda: _prove_merged(tuned, plan, reference, staged, folder, written)
         )
-        describe(tuned, request, staged, folder, proof)
+        describe(tuned, request, staged, proof.as_dict())
+    commands = [f"tanren chat {shlex.quote(str(folder))}"]
+    if tuned.card is not None:
+        commands += [f"{command.title}: {command.line}" for command in merged_commands(folder)]
     return Exported(
-        "merged", folder, written, size_of(folder), proof.as_dict(), seconds=clock.seconds
+        "merged", folder, written, size_of(folder), proof.as_dict(), commands, seconds=clock.seconds
     )
+
+
+def _prove_merged(
+    tuned: Tuned,
+    plan: MergePlan,
+    reference: Reference | None,
+    staged: Path,
+    folder: Path,
+    dtype: str,
+) -> ExportProof | NumbersProof:
+    """By what the model says, or where it is too large for that by its numbers."""
+    if reference is None:
+        numbers = prove_numbers(plan, staged, dtype=dtype)
+        require_numbers(numbers, folder)
+        return numbers
+    proof = prove_folder(tuned, reference, staged, kind="merged", dtype=dtype)
+    require(proof, folder)
+    return proof
 
 
 def to_adapter(tuned: Tuned, request: Request, folder: Path, tell: Teller) -> Exported:
@@ -80,7 +111,8 @@ def to_adapter(tuned: Tuned, request: Request, folder: Path, tell: Teller) -> Ex
             lambda: prove_folder(copied, reference, staged, kind="adapter", dtype="float32"),
         )
         name_base(staged, request.base_name)
-        describe(tuned, request, staged, folder, proof)
+        require(proof, folder)
+        describe(tuned, request, staged, proof.as_dict())
     return Exported(
         "adapter", folder, "float32", size_of(folder), proof.as_dict(), seconds=clock.seconds
     )
@@ -112,7 +144,8 @@ def to_server(tuned: Tuned, request: Request, folder: Path, tell: Teller) -> Exp
             ),
         )
         name_base(staged, request.base_name)
-        describe(tuned, request, staged, folder, found)
+        require(found, folder)
+        describe(tuned, request, staged, found.as_dict())
         proof.update(found.as_dict())
 
     tell("stage", name="write", text=f"writing the adapter as {request.to} reads it")

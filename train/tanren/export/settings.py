@@ -52,7 +52,14 @@ def model_settings(
         settings["tie_word_embeddings"] = False
     if vocabulary is not None:
         settings["vocab_size"] = vocabulary
-    return settings | older_rope(settings)
+    return settings | older_rope(settings) | older_names(settings)
+
+
+def older_names(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What transformers 4 calls settings that its successor renamed."""
+    if "num_local_experts" in settings and "num_experts" not in settings:
+        return {"num_experts": settings["num_local_experts"]}
+    return {}
 
 
 def older_rope(settings: Mapping[str, Any]) -> dict[str, Any]:

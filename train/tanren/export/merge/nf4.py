@@ -33,7 +33,7 @@ def nf4_reader(weight: Tensor) -> Stretch:
     both are whole blocks, or the stretch is the whole weight.
     """
     if weight.device.type != "cpu" or weight.numel() % BLOCK:
-        read = _by_bitsandbytes(weight).reshape(-1)
+        read = by_bitsandbytes(weight).reshape(-1)
         return lambda start, count: read[start : start + count]
     blocks = weight.reshape(-1, BLOCK)
     exact = blocks.abs().amax(1).float()
@@ -70,14 +70,18 @@ def _scales_in_8_bits(exact: Tensor) -> Tensor:
     return scales
 
 
-def _by_bitsandbytes(weight: Tensor) -> Tensor:
+def by_bitsandbytes(weight: Tensor) -> Tensor:
+    """`weight` after 4 bits and back as bitsandbytes computes it; rows of one block each, for its
+    CPU kernels read some other widths back wrongly (see `model.four_bit_error`).
+    """
     import bitsandbytes.functional as four_bit
 
+    rows = weight.reshape(-1, BLOCK) if weight.numel() % BLOCK == 0 else weight.contiguous()
     packed, state = four_bit.quantize_4bit(
-        weight.contiguous(), blocksize=BLOCK, compress_statistics=True, quant_type="nf4"
+        rows, blocksize=BLOCK, compress_statistics=True, quant_type="nf4"
     )
     read: Tensor = four_bit.dequantize_4bit(packed, state)
-    return read
+    return read.view(weight.shape)
 
 
 @lru_cache
