@@ -160,7 +160,15 @@ def test_commands_that_need_a_gpu_are_not_misspelled() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [*READMES, "CONTRIBUTING.md", "docs/how-it-works.md", "docs/settings.md"]
+    "name",
+    [
+        *READMES,
+        "CONTRIBUTING.md",
+        "docs/export.md",
+        "docs/how-it-works.md",
+        "docs/serving.md",
+        "docs/settings.md",
+    ],
 )
 def test_links_lead_somewhere(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")

@@ -64,6 +64,11 @@ def test_every_command_that_succeeds_gives_one_document(
         (["runs", "diff", "a", "b", "c"], "tanren runs diff"),
         (["chat"], "tanren chat"),
         (["chat", "x", "--temperature", "-1"], "tanren chat --temperature"),
+        (["export"], "tanren export"),
+        (["export", "nowhere"], "nowhere"),
+        (["export", "nowhere", "--to", "tarball"], "tanren export --to"),
+        (["export", "nowhere", "--prompts", "0"], "tanren export --prompts"),
+        (["export", "nowhere", "--dtype"], "--dtype"),
     ],
 )
 def test_every_mistake_gives_one_document_with_its_fault(

@@ -38,6 +38,7 @@ def imported_by(*words: str, home: Path) -> set[str]:
         ["check", "--help"],
         ["train", "--help"],
         ["chat", "--help"],
+        ["export", "--help"],
         ["runs", "--help"],
         ["runs"],
         ["runs", "show", "done"],
@@ -46,6 +47,7 @@ def imported_by(*words: str, home: Path) -> set[str]:
         ["methods"],
         ["check", "良い[bold].jsonl"],
         ["train", "x.jsonl"],
+        ["export", "x", "--dry-run"],
     ],
     ids=" ".join,
 )
@@ -70,7 +72,18 @@ def processor_seconds(*words: str) -> float:
 
 @pytest.mark.parametrize(
     "command",
-    ["check", "train", "run", "chat", "runs", "runs show", "runs diff", "config", "methods"],
+    [
+        "check",
+        "train",
+        "run",
+        "chat",
+        "export",
+        "runs",
+        "runs show",
+        "runs diff",
+        "config",
+        "methods",
+    ],
 )
 def test_every_command_explains_itself(command: str, home: Path) -> None:
     ended: Ended = run(*command.split(), "--help", COLUMNS="100")
@@ -83,5 +96,5 @@ def test_every_command_explains_itself(command: str, home: Path) -> None:
 def test_no_command_at_all_shows_the_commands(home: Path) -> None:
     ended = run()
     assert ended.code == 0
-    for command in ("check", "train", "chat", "runs", "config", "methods"):
+    for command in ("check", "train", "chat", "export", "runs", "config", "methods"):
         assert command in ended.out

@@ -10,13 +10,17 @@ from rich.console import Console
 
 from tanren.cli.display import one_line, text
 from tanren.cli.options import Json
-from tanren.cli.output import Output, mistake, of
-from tanren.cli.request import require_values
+from tanren.cli.output import Output, of
+from tanren.cli.request import require_text, require_values
+from tanren.errors import Fault, UserError
 
 if TYPE_CHECKING:
     from tanren.export.exports import Exported, Request
 
 To = Literal["merged", "adapter", "gguf", "gguf-lora", "ollama", "vllm", "sglang"]
+# An adapter stays as it was trained: it has no other type, and is merged onto nothing.
+_KEPT_TYPE = ("adapter", "vllm", "sglang")
+_UNMERGED = (*_KEPT_TYPE, "gguf-lora")
 
 
 def export(
@@ -29,9 +33,9 @@ def export(
         To,
         typer.Option(
             "--to",
-            help="merged: whole weights for transformers, vLLM, SGLang; gguf: llama.cpp; ollama: "
-            "GGUF and Modelfile; vllm, sglang: the adapter as that server reads it; adapter: plain "
-            "PEFT.",
+            help="merged: whole weights for transformers, vLLM, SGLang; gguf: one file for "
+            "llama.cpp; ollama: that file and a Modelfile; adapter: plain PEFT; vllm, sglang: the "
+            "adapter as that server reads it; gguf-lora: the adapter as llama.cpp reads it.",
         ),
     ] = "merged",
     out: Annotated[
@@ -44,7 +48,8 @@ def export(
             "--dtype",
             metavar="TYPE",
             help="merged: float32, bfloat16, float16; gguf and ollama: f32, bf16, f16, q8_0, and "
-            "with llama.cpp on the PATH q4_k_m and others. (default: the base's own)",
+            "where llama.cpp is installed q4_k_m and others; gguf-lora: f32, bf16, f16, q8_0. "
+            "(default: the base's own; gguf-lora: f32)",
         ),
     ] = None,
     onto: Annotated[
@@ -107,8 +112,18 @@ def export(
     tanren export runs/mine --to merged --push me/my-model --dry-run
     """
     output = of(context)
-    require_values({"RUN|ADAPTER": run})
-    _require_fitting(to, system, proof, push, public, dry_run)
+    words = {
+        "RUN|ADAPTER": run,
+        "--out": out,
+        "--dtype": dtype,
+        "--base": base,
+        "--base-name": base_name,
+        "--system": system,
+        "--push": push,
+    }
+    require_values(words)
+    require_text(list(words.values()))
+    _require_fitting(to, dtype, onto, system, proof, push, public, dry_run)
     with output.errors.status("starting"):
         from tanren.export.exports import Request
         from tanren.export.tuned import open_tuned
@@ -131,30 +146,48 @@ def export(
     document = done.as_dict()
     lines: list[str] = []
     if push is not None:
+        output.errors.print(text(f"exported and proven: {done.folder}"), soft_wrap=True)
         pushed = _push(output, done.folder, push, private=not public, dry_run=dry_run)
         document["push"] = pushed.as_dict()
         lines = list(pushed.lines())
 
     def show(console: Console) -> None:
-        from tanren.cli.export_page import show_export
+        from tanren.cli.export_page import show_export, show_push
 
         show_export(console, done)
-        for line in lines:
-            console.print(text(line), soft_wrap=True)
+        show_push(console, lines)
 
     output.give(document, show)
 
 
 def _require_fitting(
-    to: str, system: str | None, proof: str, push: str | None, public: bool, dry_run: bool
+    to: str,
+    dtype: str | None,
+    onto: str,
+    system: str | None,
+    proof: str,
+    push: str | None,
+    public: bool,
+    dry_run: bool,
 ) -> None:
+    """Raise UserError with every option that has no meaning beside the others."""
+    faults = []
+    if dtype is not None and to in _KEPT_TYPE:
+        found, remedy = f"{dtype} with --to {to}", "leave it away: an adapter keeps its type"
+        faults.append(Fault("--dtype", found, "--to merged, gguf, gguf-lora or ollama", remedy))
+    if onto == "original" and to in _UNMERGED:
+        found, remedy = f"{onto} with --to {to}", "leave it away: nothing is merged"
+        faults.append(Fault("--onto", found, "--to merged, gguf or ollama", remedy))
     if proof == "numbers" and to != "merged":
-        raise mistake("--proof", f"numbers with --to {to}", "--to merged", "leave --proof away")
+        found, remedy = f"numbers with --to {to}", "leave --proof away"
+        faults.append(Fault("--proof", found, "--to merged", remedy))
     if system is not None and to != "ollama":
-        raise mistake("--system", f"--to {to}", "--to ollama", "leave --system away")
+        faults.append(Fault("--system", f"--to {to}", "--to ollama", "leave --system away"))
     for name, given in (("--public", public), ("--dry-run", dry_run)):
         if given and push is None:
-            raise mistake(name, "no --push", "a repository", "add --push NAME/REPO")
+            faults.append(Fault(name, "no --push", "a repository", "add --push OWNER/NAME"))
+    if faults:
+        raise UserError("the command cannot be carried out as written", faults)
 
 
 def _already_there(tuned: Any, request: Request) -> Exported | None:

@@ -102,7 +102,7 @@ def configuration(items: Items, flags: Flags, *, command: str) -> RunConfig:
             f"write `tanren {command} DATA.jsonl --model MODEL`",
         )
     _require_file_of_its_kind(items.source, command)
-    _require_text([str(items.source), *items.overrides, *flags.options().values()])
+    require_text([str(items.source), *items.overrides, *flags.options().values()])
     overrides = [*flags.overrides(), *items.overrides]
     if items.is_yaml:
         return load(items.source, overrides)
@@ -123,7 +123,7 @@ def _require_file_of_its_kind(source: Path, command: str) -> None:
         )
 
 
-def _require_text(words: Sequence[str | None]) -> None:
+def require_text(words: Sequence[str | None]) -> None:
     """Settings are UTF-8 text (T26); an ASCII locale hands over bytes in disguise."""
     faults = [
         Fault(

@@ -10,6 +10,7 @@ from rich.console import Console
 from tanren.cli.display import (
     at,
     count,
+    counted,
     duration,
     facts,
     heading,
@@ -20,7 +21,7 @@ from tanren.cli.display import (
     table,
     text,
 )
-from tanren.cli.events import describe
+from tanren.cli.events import describe, metric_words
 
 
 def show_result(console: Console, result: Mapping[str, Any], run: str) -> None:
@@ -49,14 +50,29 @@ def result_facts(result: Mapping[str, Any]) -> list[tuple[str, object]]:
     ]
     best = result.get("best")
     if best:
-        metric = next((name for name in ("loss", "token_accuracy") if name in best), "loss")
+        metric = next((name for name in best if name not in ("step", "kept")), "loss")
         kept = "" if best.get("kept") else ", not kept"
         words = f"{metric} {number(best.get(metric))} at step {best.get('step')}{kept}"
-        pairs.insert(2, ("best validation", words))
+        pairs[2:2] = [("best validation", words), *_evaluations(result.get("evaluations") or {})]
     if result.get("stopped_early"):
         pairs.append(("stopped early", "yes"))
     if (result.get("world_size") or 1) > 1:
         pairs.append(("processes", count(result.get("world_size"))))
+    return pairs
+
+
+def _evaluations(found: Mapping[str, Any]) -> list[tuple[str, object]]:
+    """Metrics of answers at the first, best and last evaluation; nothing where none were asked."""
+    pairs: list[tuple[str, object]] = []
+    for place in ("first", "best", "last"):
+        known = ("step", "loss", "token_accuracy")
+        values = {name: v for name, v in (found.get(place) or {}).items() if name not in known}
+        if values:
+            words = f"{', '.join(metric_words(values))} at step {at(found, place, 'step')}"
+            pairs.append((f"{place} metrics", words))
+    if pairs:
+        times = counted(found.get("count") or 0, "time")
+        pairs.append(("evaluated", f"{times}, {duration(found.get('seconds'))} in all"))
     return pairs
 
 
