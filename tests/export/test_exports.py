@@ -332,7 +332,8 @@ def test_an_export_is_known_again_only_while_it_is_whole_and_as_asked(
     assert proven_before(tuned, Request()) is None
     done = exported(run)
     assert proven_before(tuned, Request()).folder == done.folder  # type: ignore[union-attr]
-    assert proven_before(tuned, Request(dtype="float16")) is None
+    for other in ({"dtype": "float16"}, {"onto": "original"}, {"base_name": "a/b"}):
+        assert proven_before(tuned, Request(**other)) is None  # type: ignore[arg-type]
     (done.folder / "model.safetensors").unlink()
     assert proven_before(tuned, Request()) is None
 

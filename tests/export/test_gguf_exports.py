@@ -67,8 +67,8 @@ def test_without_llama_cpp_the_command_for_a_smaller_type_is_told(
         pytest.skip("a llama.cpp is installed")
     done = exported(tuned(), to="gguf", dtype="q4_k_m")
     assert done.dtype == "bf16" == done.proof["dtype"]
-    (command,) = [c for c in done.commands if c.startswith("llama-quantize")]
-    source, target, kind = command.split()[1:]
+    (line,) = [c.line for c in done.commands if c.line.startswith("llama-quantize")]
+    source, target, kind = line.split()[1:]
     assert Path(source).is_file()
     assert (Path(target).parent, kind) == (done.folder, "Q4_K_M")
 
@@ -141,7 +141,7 @@ def test_the_ollama_folder_has_all_that_ollama_create_takes(
     assert "PARAMETER num_ctx 1024" in words
     rows = done.proof["facts"]["template"]["rows"]
     assert [row["outcome"] for row in rows] == ["equal"] * 10
-    assert "ollama create mine -f Modelfile" in done.commands[0]
+    assert "ollama create mine -f Modelfile" in done.commands[0].line
     assert json.loads((done.folder / "template_proof.json").read_text("utf-8"))["passed"]
 
 

@@ -14,7 +14,7 @@ from tanren.cli.conversation import BASE, TUNED, Asker, Conversation
 from tanren.cli.display import text
 from tanren.cli.options import Json
 from tanren.cli.output import Output, of
-from tanren.cli.request import require_values
+from tanren.cli.request import require_text, require_values
 from tanren.errors import DataError, Fault, ModelError
 
 
@@ -63,6 +63,7 @@ def chat(
     """
     output = of(context)
     require_values({"RUN|MODEL": target})
+    require_text([target, system, *(message or ())])
     asker = _asker(
         output, target, base, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
     )

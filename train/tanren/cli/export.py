@@ -186,6 +186,10 @@ def _require_fitting(
     for name, given in (("--public", public), ("--dry-run", dry_run)):
         if given and push is None:
             faults.append(Fault(name, "no --push", "a repository", "add --push OWNER/NAME"))
+    if push is not None:
+        from tanren.export.push import name_faults
+
+        faults += name_faults(push)
     if faults:
         raise UserError("the command cannot be carried out as written", faults)
 

@@ -25,12 +25,13 @@ def show_export(console: Console, done: Exported) -> None:
     show_proof(console, done.proof)
     for note in done.notes:
         console.print(text(f"note: {note}", "yellow"), soft_wrap=True)
-    talk = [f"tanren chat {shell(done.folder)}"] if done.kind in _TALKS else []
-    commands = [*done.commands] or talk
-    if commands:
-        console.print()
-    for command in commands:
-        console.print(text(command), soft_wrap=True)
+    talks = done.kind in _TALKS and not done.commands
+    console.print()
+    if talks:
+        console.print(text(f"tanren chat {shell(done.folder)}"), soft_wrap=True)
+    for step in done.commands:
+        console.print(text(f"{step.title}:", "dim"))
+        console.print(text(f"  {step.line}"), soft_wrap=True)
 
 
 def show_push(console: Console, lines: Sequence[str]) -> None:

@@ -178,8 +178,8 @@ def _switch(prompt: Prompt) -> tuple[str, bool] | None:
 
 
 def _prompting(prompt: Prompt) -> Iterator[str]:
-    trained = ", the one of the training" if prompt.stop_ids else ""
-    yield f"The chat template beside (in GGUF: inside) the weights{trained} writes the prompts."
+    trained = " It is the one that was trained with." if prompt.stop_ids else ""
+    yield f"Prompts are written by the chat template beside the weights (in GGUF: inside).{trained}"
     switch = _switch(prompt)
     if switch is not None:
         request = json.dumps({switch[0]: switch[1]})
@@ -217,13 +217,17 @@ def _proof(facts: CardFacts) -> Iterator[str]:
 
 
 def _proof_rows(proof: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Every number of a proof. A list is told by its length: it may hold pieces of the data."""
+    """Every number of a proof. A list of anything but numbers is told by its length: it may hold
+    pieces of the data.
+    """
     for key, value in proof.items():
         what = f"{prefix}{key.replace('_', ' ')}"
         if isinstance(value, Mapping):
             yield from _proof_rows(value, f"{what}: ")
         elif isinstance(value, list | tuple):
-            if value:
+            if value and all(isinstance(item, int) for item in value):
+                yield what, ", ".join(map(str, value))
+            elif value:
                 yield what, f"{len(value):,}"
         elif isinstance(value, str):
             if len(value) <= 60 and not list(local_paths(value)):

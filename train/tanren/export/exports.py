@@ -11,6 +11,7 @@ from tanren.export.request import (
     Kind,
     Request,
     Teller,
+    asked_for,
     default_folder,
     require_free,
     size_of,
@@ -42,7 +43,7 @@ def proven_before(tuned: Tuned, request: Request) -> Exported | None:
     proof = read_json(folder / "proof.json")
     if proof.get("kind") != request.to or proof.get("passed") is not True:
         return None
-    if request.dtype is not None and proof["dtype"] != request.dtype:
+    if proof.get("asked") != asked_for(request):
         return None
     return Exported(
         request.to,

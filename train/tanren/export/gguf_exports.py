@@ -30,13 +30,16 @@ from tanren.export.ollama import write_ollama
 from tanren.export.proof import ExportProof, answers_of
 from tanren.export.proving import ask_tuned, compare, describe, prompts_through, rendered
 from tanren.export.reference import Reference, release
-from tanren.export.request import Clock, Exported, Request, Teller, require_room, size_of
+from tanren.export.request import Clock, Exported, Request, Step, Teller, require_room, size_of
 from tanren.export.safetensors_exports import told
 from tanren.export.tuned import Tuned
 from tanren.export.vllm import default_name
 from tanren.model import context_length
 from tanren.rundir import staged_folder
 from tanren.template import ChatRenderer
+
+MOST_CONTEXT = 8192
+"""Ollama keeps the cache of `num_ctx` tokens in memory, used or not: 1 GB for an 8 B model."""
 
 _NAMES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 
@@ -87,7 +90,8 @@ def to_gguf(tuned: Tuned, request: Request, folder: Path, tell: Teller) -> Expor
         proofs.require(made.proof, folder)
         describe(tuned, request, staged, made.proof.as_dict(), weights=[made.file.name])
     path = shlex.quote(str(folder / made.file.name))
-    commands = [f"llama.cpp: llama-server -m {path} --jinja", *made.commands]
+    serve = Step("serve it with llama.cpp", f"llama-server -m {path} --jinja")
+    commands = [serve, *made.commands]
     return _exported(request, folder, made, commands, clock)
 
 
@@ -104,14 +108,27 @@ def to_ollama(tuned: Tuned, request: Request, folder: Path, tell: Teller) -> Exp
             tuned.renderer,
             name=name,
             system=request.system,
-            context_length=context_length(tuned.settings),
+            context_length=min(context_length(tuned.settings), MOST_CONTEXT),
             generation_config=tuned.generation(),
         )
         made.proof.facts["template"] = ollama.proof.as_dict()
         made.notes += ollama.notes
+        if context_length(tuned.settings) > MOST_CONTEXT:
+            made.notes.append(
+                f"num_ctx is {MOST_CONTEXT}: Ollama keeps memory for all of it; the model itself "
+                f"reaches {context_length(tuned.settings):,} tokens"
+            )
         proofs.require(made.proof, folder)
-        describe(tuned, request, staged, made.proof.as_dict(), weights=[made.file.name])
-    create = f"cd {shlex.quote(str(folder))} && {shlex.join(ollama.command)}"
+        describe(
+            tuned,
+            request,
+            staged,
+            made.proof.as_dict(),
+            weights=[made.file.name],
+            commands=(shlex.join(ollama.command), f"ollama run {name}"),
+        )
+    line = f"cd {shlex.quote(str(folder))} && {shlex.join(ollama.command)}"
+    create = Step("make it known to Ollama", line)
     return _exported(request, folder, made, [create, *made.commands], clock)
 
 
@@ -124,6 +141,15 @@ def to_gguf_lora(tuned: Tuned, request: Request, folder: Path, tell: Teller) -> 
             Fault(tuned.name, "a model that was trained whole", "an adapter", "use --to gguf")
         )
     wanted = _wanted(tuned, request.dtype or "f32")
+    if wanted.quant is not None:
+        raise UserError.of(
+            Fault(
+                "--dtype",
+                repr(request.dtype),
+                ", ".join(GgufType),
+                "choose one of them: llama.cpp quantises no adapters",
+            )
+        )
     clock = Clock()
     with staged_folder(folder) as staged:
         target = staged / f"{_model_name(tuned)}-lora-{wanted.written.value}.gguf"
@@ -135,7 +161,7 @@ def to_gguf_lora(tuned: Tuned, request: Request, folder: Path, tell: Teller) -> 
             ),
         )
         require_room(folder, tuned.checkpoint.elements * 4)
-        require_memory(tuned)
+        require_memory(tuned, 4)
         on_original = replace(request, onto="original")
         reference = clock.time("ask", lambda: ask_tuned(tuned, on_original, tell))
         tell("stage", name="prove", text="applying it to the base as llama.cpp does")
@@ -145,7 +171,8 @@ def to_gguf_lora(tuned: Tuned, request: Request, folder: Path, tell: Teller) -> 
         proofs.require(proof, folder)
         describe(tuned, request, staged, proof.as_dict(), weights=[target.name])
     path = shlex.quote(str(folder / target.name))
-    commands = [f"llama.cpp: llama-server -m BASE.gguf --lora {path} --jinja"]
+    line = f"llama-server -m BASE.gguf --lora {path} --jinja"
+    commands = [Step("serve it on its base with llama.cpp", line)]
     made = _Made(target, wanted.name, proof, [], list(written.notes))
     return _exported(request, folder, made, commands, clock)
 
@@ -198,7 +225,7 @@ class _Made:
     file: Path
     dtype: str
     proof: ExportProof
-    commands: list[str]
+    commands: list[Step]
     notes: list[str]
 
 
@@ -210,7 +237,7 @@ def _made(
     tell("stage", name="plan", text="reading the headers of base and adapter")
     plan = plan_of(tuned, request.onto)
     require_room(folder, 2 * bytes_of(plan, wanted.merged))
-    require_memory(tuned)
+    require_memory(tuned, 4)
     reference = clock.time("ask", lambda: ask_tuned(tuned, request, tell))
     merged = staged / ".merged"
     merged.mkdir()
@@ -232,7 +259,7 @@ def _made(
         ),
     )
     shutil.rmtree(merged)
-    made, commands, notes = target, list[str](), [*written.notes, *_left_out(written)]
+    made, commands, notes = target, list[Step](), [*written.notes, *_left_out(written)]
     if wanted.quant is not None:
         made, commands, notes = _smaller(target, wanted, folder, notes, clock, tell)
     dtype = wanted.name if made != target or wanted.quant is None else wanted.written.value
@@ -261,7 +288,7 @@ def _left_out(written: GgufFile) -> list[str]:
 
 def _smaller(
     source: Path, wanted: _Wanted, folder: Path, notes: list[str], clock: Clock, tell: Teller
-) -> tuple[Path, list[str], list[str]]:
+) -> tuple[Path, list[Step], list[str]]:
     """The quantised file in the source's place; the source and the command where no llama.cpp is
     there.
     """
@@ -273,7 +300,7 @@ def _smaller(
         return target, [], notes
     command = gguf.quantise_command(folder / source.name, folder / target.name, wanted.quant)
     note = f"no llama.cpp was found, so this is {wanted.written.value}; its command stands below"
-    return source, [command], [*notes, note]
+    return source, [Step("make it smaller, where llama.cpp is", command)], [*notes, note]
 
 
 def _prove(
@@ -401,7 +428,7 @@ def _model_name(tuned: Tuned) -> str:
 
 
 def _exported(
-    request: Request, folder: Path, made: _Made, commands: Sequence[str], clock: Clock
+    request: Request, folder: Path, made: _Made, commands: Sequence[Step], clock: Clock
 ) -> Exported:
     return Exported(
         request.to,

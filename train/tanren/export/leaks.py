@@ -62,7 +62,8 @@ def _on_line(line: str) -> Iterator[tuple[str, str, str]]:
         yield (
             path,
             f"{path!r}, a path of this machine",
-            "write a public name in its place (a base model: its Hub name) and export again",
+            "write a public name in its place (a base model: export again with --base-name NAME "
+            "--overwrite)",
         )
     for title, pattern in _SECRETS.items():
         for match in pattern.finditer(line):

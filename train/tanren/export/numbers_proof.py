@@ -49,9 +49,10 @@ class NumbersProof:
         return asdict(self)
 
 
-def require_memory(tuned: Tuned) -> None:
-    """Raise ModelError where the tuned model cannot be loaded to answer, before any work."""
-    width = 1 if tuned.nf4 else tuned.dtype.itemsize
+def require_memory(tuned: Tuned, width: int) -> None:
+    """Raise ModelError where a model of `width` bytes a number cannot be loaded to be compared,
+    before any work. Models are loaded one after the other.
+    """
     needed = int(tuned.checkpoint.elements * width * 1.1)
     free = free_memory()
     if needed > free:
@@ -61,8 +62,8 @@ def require_memory(tuned: Tuned) -> None:
                 tuned.name,
                 f"{needed / 1e9:.1f} GB of weights to load for the proof, {free / 1e9:.1f} GB free "
                 f"on this {where}",
-                "memory for the tuned model, which answers and is compared with",
-                "add --proof numbers, which compares what is written number by number"
+                "memory for one model at a time: the tuned one, and what was written",
+                "for --to merged add --proof numbers, which compares number by number"
                 + (", or TANREN_DEVICE=cpu" if where == "GPU" else ""),
             )
         )

@@ -163,7 +163,7 @@ def distance(expected: Sequence[Tensor], found: Sequence[Tensor]) -> Distance:
         width = min(a.shape[-1], b.shape[-1])
         a, b = a[:, :width], b[:, :width]
         gap = (a - b).abs()
-        p, q = a.log_softmax(-1), b.log_softmax(-1)
+        p, q = a.double().log_softmax(-1), b.double().log_softmax(-1)
         kl = (p.exp() * (p - q)).sum(-1)
         largest = _larger(largest, float(gap.max()))
         kl_largest = _larger(kl_largest, float(kl.max()))
@@ -206,7 +206,7 @@ def judge(proof: ExportProof) -> ExportProof:
     if proof.moved is not None and 0 < proof.moved.kl_mean < 2 * d.kl_mean:
         failures.append(
             f"it is {d.kl_mean:.1e} nats from the tuned model, and tuning moved the base by "
-            f"{proof.moved.kl_mean:.1e}: rounding has swallowed the tuning; write --dtype float32"
+            f"{proof.moved.kl_mean:.1e}: rounding has swallowed the tuning"
         )
     exact = proof.dtype == proof.computed_in == "float32" and proof.compared_with == TUNED
     if exact and proof.greedy_agreement is not None and proof.greedy_agreement < 1:
@@ -231,10 +231,18 @@ def require(proof: ExportProof, folder: Path) -> None:
     raise ProofError(
         "what was exported does not behave like what was tuned; nothing was kept",
         [
-            Fault(str(folder), failure, "the tuned model", "keep the run and report this")
+            Fault(str(folder), failure, "the tuned model", _remedy(proof, failure))
             for failure in proof.failures
         ],
     )
+
+
+def _remedy(proof: ExportProof, failure: str) -> str:
+    if "swallowed" in failure:
+        return "write it with --dtype float32, or tune for longer"
+    if proof.tolerance == TOLERANCES["fewer bits"] or proof.dtype == "q8_0":
+        return "choose a --dtype with more bits"
+    return "keep the run and report this"
 
 
 def greedy_agreement(expected: Said, found: Said) -> float:

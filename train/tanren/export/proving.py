@@ -21,7 +21,7 @@ from tanren.export.licence import copy_licence
 from tanren.export.ollama.conversations import CONVERSATIONS
 from tanren.export.proof import TOLERANCES, ExportProof, Said, answers_of, distance
 from tanren.export.reference import Reference, release, take_reference
-from tanren.export.request import Kind, Request, Teller
+from tanren.export.request import Kind, Request, Teller, asked_for
 from tanren.export.tuned import Tuned
 from tanren.rundir import write_json, write_text
 from tanren.template import ChatRenderer
@@ -162,9 +162,10 @@ def describe(
     proof: Mapping[str, Any],
     *,
     weights: Sequence[str] = (),
+    commands: Sequence[str] = (),
 ) -> None:
     """Proof, model card and the base's licence beside the weights."""
-    write_json(staged / "proof.json", proof)
+    write_json(staged / "proof.json", {**proof, "asked": asked_for(request)})
     base = tuned.source.path if tuned.source is not None else None
     facts = card_facts(
         tuned.folder,
@@ -174,6 +175,7 @@ def describe(
         base_name=request.base_name,
         proof=proof,
         weights=weights,
+        commands=commands,
     )
     write_text(staged / "README.md", model_card(facts))
     if base is not None:

@@ -114,7 +114,7 @@ def plan_push(folder: Path, repo: str, *, private: bool = True) -> PushPlan:
     """
     if not folder.is_dir():
         raise UserError.of(Fault(str(folder), "no such folder", "an export", "export first"))
-    faults = [*_name_faults(repo), *_completeness_faults(folder), *_proof_faults(folder)]
+    faults = [*name_faults(repo), *_completeness_faults(folder), *_proof_faults(folder)]
     names, left_out = _chosen(folder)
     card = _card(folder)
     faults += [*_card_faults(folder, card), *leaks(folder, names)]
@@ -124,7 +124,7 @@ def plan_push(folder: Path, repo: str, *, private: bool = True) -> PushPlan:
     return PushPlan(folder, repo, private, files, left_out, tuple(_warnings(folder, card or {})))
 
 
-def _name_faults(repo: str) -> Iterator[Fault]:
+def name_faults(repo: str) -> Iterator[Fault]:
     privacy.apply()
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id

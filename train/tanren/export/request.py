@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -39,6 +39,14 @@ class Request:
     """Ollama's system message."""
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A line to copy into a shell, and what it does."""
+
+    title: str
+    line: str
+
+
 @dataclass
 class Exported:
     """What lies in `folder` now. `commands` use it; `notes` are what a user should know."""
@@ -48,7 +56,7 @@ class Exported:
     dtype: str
     bytes: int
     proof: dict[str, Any]
-    commands: Sequence[str] = ()
+    commands: Sequence[Step] = ()
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -58,7 +66,7 @@ class Exported:
             "folder": str(self.folder),
             "dtype": self.dtype,
             "bytes": self.bytes,
-            "commands": list(self.commands),
+            "commands": [asdict(step) for step in self.commands],
             "notes": self.notes,
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "proof": self.proof,
@@ -69,6 +77,16 @@ def default_folder(tuned: Tuned, kind: Kind) -> Path:
     if tuned.run is not None:
         return tuned.run.path / kind.replace("adapter", "adapter-export")
     return runs_root() / "exports" / f"{tuned.folder.resolve().name}-{kind}"
+
+
+def asked_for(request: Request) -> dict[str, str | None]:
+    """What of a request shapes its result; it lies in proof.json."""
+    return {
+        "dtype": request.dtype,
+        "onto": request.onto,
+        "base_name": request.base_name,
+        "system": request.system,
+    }
 
 
 def require_free(folder: Path, request: Request) -> None:

@@ -26,7 +26,7 @@ from tanren.export.numbers_proof import require as require_numbers
 from tanren.export.proof import ExportProof, require
 from tanren.export.proving import ask_tuned, describe, prove_folder
 from tanren.export.reference import Reference
-from tanren.export.request import Clock, Exported, Request, Teller, require_room, size_of
+from tanren.export.request import Clock, Exported, Request, Step, Teller, require_room, size_of
 from tanren.export.serve_commands import merged_commands
 from tanren.export.tuned import Tuned
 from tanren.export.vllm import ServedAdapter, write_served_adapter
@@ -39,7 +39,7 @@ def to_merged(tuned: Tuned, request: Request, folder: Path, tell: Teller) -> Exp
     plan = plan_of(tuned, request.onto)
     require_room(folder, bytes_of(plan, dtype))
     if request.proof == "answers":
-        require_memory(tuned)
+        require_memory(tuned, tuned.dtype.itemsize)
     clock = Clock()
     reference = None
     if request.proof == "answers":
@@ -63,9 +63,9 @@ def to_merged(tuned: Tuned, request: Request, folder: Path, tell: Teller) -> Exp
             "prove", lambda: _prove_merged(tuned, plan, reference, staged, folder, written)
         )
         describe(tuned, request, staged, proof.as_dict())
-    commands = [f"tanren chat {shlex.quote(str(folder))}"]
+    commands = [Step("talk to it", f"tanren chat {shlex.quote(str(folder))}")]
     if tuned.card is not None:
-        commands += [f"{command.title}: {command.line}" for command in merged_commands(folder)]
+        commands += [Step(command.title, command.line) for command in merged_commands(folder)]
     return Exported(
         "merged", folder, written, size_of(folder), proof.as_dict(), commands, seconds=clock.seconds
     )
@@ -100,6 +100,7 @@ def to_adapter(tuned: Tuned, request: Request, folder: Path, tell: Teller) -> Ex
             )
         )
     require_room(folder, tuned.adapter.bytes)
+    require_memory(tuned, tuned.dtype.itemsize)
     clock = Clock()
     reference = clock.time("ask", lambda: ask_tuned(tuned, request, tell))
     with staged_folder(folder) as staged:
@@ -129,6 +130,7 @@ def to_server(tuned: Tuned, request: Request, folder: Path, tell: Teller) -> Exp
                 "export it with --to merged: these servers take whole models as they are",
             )
         )
+    require_memory(tuned, tuned.dtype.itemsize)
     server: Literal["vllm", "sglang"] = "vllm" if request.to == "vllm" else "sglang"
     clock = Clock()
     proof: dict[str, Any] = {}
@@ -159,7 +161,7 @@ def to_server(tuned: Tuned, request: Request, folder: Path, tell: Teller) -> Exp
         "float32",
         size_of(folder),
         proof,
-        [f"{command.title}: {command.line}" for command in served.commands],
+        [Step(command.title, command.line) for command in served.commands],
         notes,
         clock.seconds,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -155,7 +156,7 @@ def _work(job: dict[str, Any], path: Path) -> None:
 
 def quantise_command(source: Path, target: Path, kind: str) -> str:
     """What to type where llama.cpp is installed. Raises ModelError for kinds it has not."""
-    return f"llama-quantize {source} {target} {_known_kind(kind)}"
+    return shlex.join(["llama-quantize", str(source), str(target), _known_kind(kind)])
 
 
 def quantise(source: Path, target: Path, kind: str) -> bool:
