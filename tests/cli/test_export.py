@@ -188,15 +188,29 @@ def test_a_dry_run_shows_every_file_and_the_next_one_writes_nothing(
     assert (folder / "proof.json").stat().st_mtime_ns == written
 
 
-def test_a_push_that_is_refused_says_where_the_export_lies(
+def test_a_push_to_a_wrong_name_is_refused_before_any_work(
     tanren: Tanren, make_tuned: MakeTuned
 ) -> None:
-    """The work is not lost, and the person is told."""
     tuned = make_tuned()
     ended = tanren("export", "太郎", "--push", "no-owner", "--prompts", "1")
     assert ended.code == 2 and "OWNER/NAME" in ended.err
-    assert (tuned.path / "merged" / "model.safetensors").is_file()
-    assert "merged" in ended.err
+    assert not (tuned.path / "merged").exists()
+
+
+def test_a_push_that_is_refused_says_where_the_export_lies(
+    tanren: Tanren, make_tuned: MakeTuned
+) -> None:
+    """The work is not lost, and the person is told: the adapter names its base by a path of this
+    machine.
+    """
+    tuned = make_tuned()
+    words = ("--to", "adapter", "--push", "me/mine", "--dry-run", "--prompts", "1")
+    ended = tanren("export", "太郎", *words)
+    assert ended.code == 2 and "--base-name" in ended.err
+    assert (tuned.path / "adapter-export" / "adapter_model.safetensors").is_file()
+    assert "adapter-export" in ended.err
+    again = tanren("export", "太郎", *words, "--base-name", "me/base", "--overwrite")
+    assert again.code == 0, again.err
 
 
 def test_ascii_locales_export_japanese_runs(make_tuned: MakeTuned) -> None:

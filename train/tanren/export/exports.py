@@ -43,7 +43,9 @@ def proven_before(tuned: Tuned, request: Request) -> Exported | None:
     proof = read_json(folder / "proof.json")
     if proof.get("kind") != request.to or proof.get("passed") is not True:
         return None
-    if proof.get("asked") != asked_for(request):
+    then = proof.get("asked") or {}
+    now = {name: value for name, value in asked_for(request).items() if value is not None}
+    if any(then.get(name) != value for name, value in now.items()):
         return None
     return Exported(
         request.to,

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -88,11 +89,11 @@ def to_gguf(tuned: Tuned, request: Request, folder: Path, tell: Teller) -> Expor
     with staged_folder(folder) as staged:
         made = _made(tuned, request, folder, staged, clock, tell)
         proofs.require(made.proof, folder)
-        describe(tuned, request, staged, made.proof.as_dict(), weights=[made.file.name])
+        proven = describe(tuned, request, staged, made.proof.as_dict(), weights=[made.file.name])
     path = shlex.quote(str(folder / made.file.name))
     serve = Step("serve it with llama.cpp", f"llama-server -m {path} --jinja")
     commands = [serve, *made.commands]
-    return _exported(request, folder, made, commands, clock)
+    return _exported(request, folder, made, proven, commands, clock)
 
 
 def to_ollama(tuned: Tuned, request: Request, folder: Path, tell: Teller) -> Exported:
@@ -119,7 +120,7 @@ def to_ollama(tuned: Tuned, request: Request, folder: Path, tell: Teller) -> Exp
                 f"reaches {context_length(tuned.settings):,} tokens"
             )
         proofs.require(made.proof, folder)
-        describe(
+        proven = describe(
             tuned,
             request,
             staged,
@@ -129,7 +130,7 @@ def to_ollama(tuned: Tuned, request: Request, folder: Path, tell: Teller) -> Exp
         )
     line = f"cd {shlex.quote(str(folder))} && {shlex.join(ollama.command)}"
     create = Step("make it known to Ollama", line)
-    return _exported(request, folder, made, [create, *made.commands], clock)
+    return _exported(request, folder, made, proven, [create, *made.commands], clock)
 
 
 def to_gguf_lora(tuned: Tuned, request: Request, folder: Path, tell: Teller) -> Exported:
@@ -169,12 +170,12 @@ def to_gguf_lora(tuned: Tuned, request: Request, folder: Path, tell: Teller) -> 
             "prove", lambda: _prove_lora(tuned, reference, target, wanted.written.value, request)
         )
         proofs.require(proof, folder)
-        describe(tuned, request, staged, proof.as_dict(), weights=[target.name])
+        proven = describe(tuned, request, staged, proof.as_dict(), weights=[target.name])
     path = shlex.quote(str(folder / target.name))
     line = f"llama-server -m BASE.gguf --lora {path} --jinja"
     commands = [Step("serve it on its base with llama.cpp", line)]
     made = _Made(target, wanted.name, proof, [], list(written.notes))
-    return _exported(request, folder, made, commands, clock)
+    return _exported(request, folder, made, proven, commands, clock)
 
 
 def _prove_lora(
@@ -428,14 +429,19 @@ def _model_name(tuned: Tuned) -> str:
 
 
 def _exported(
-    request: Request, folder: Path, made: _Made, commands: Sequence[Step], clock: Clock
+    request: Request,
+    folder: Path,
+    made: _Made,
+    proof: dict[str, Any],
+    commands: Sequence[Step],
+    clock: Clock,
 ) -> Exported:
     return Exported(
         request.to,
         folder,
         made.dtype,
         size_of(folder),
-        made.proof.as_dict(),
+        proof,
         commands,
         made.notes,
         clock.seconds,

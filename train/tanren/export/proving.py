@@ -163,9 +163,10 @@ def describe(
     *,
     weights: Sequence[str] = (),
     commands: Sequence[str] = (),
-) -> None:
-    """Proof, model card and the base's licence beside the weights."""
-    write_json(staged / "proof.json", {**proof, "asked": asked_for(request)})
+) -> dict[str, Any]:
+    """Proof, model card and the base's licence beside the weights; returns what proof.json says."""
+    told = {**proof, "asked": asked_for(request)}
+    write_json(staged / "proof.json", told)
     base = tuned.source.path if tuned.source is not None else None
     facts = card_facts(
         tuned.folder,
@@ -180,3 +181,4 @@ def describe(
     write_text(staged / "README.md", model_card(facts))
     if base is not None:
         copy_licence(base, staged)
+    return told

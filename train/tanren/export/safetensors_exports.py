@@ -62,12 +62,12 @@ def to_merged(tuned: Tuned, request: Request, folder: Path, tell: Teller) -> Exp
         proof = clock.time(
             "prove", lambda: _prove_merged(tuned, plan, reference, staged, folder, written)
         )
-        describe(tuned, request, staged, proof.as_dict())
+        proven = describe(tuned, request, staged, proof.as_dict())
     commands = [Step("talk to it", f"tanren chat {shlex.quote(str(folder))}")]
     if tuned.card is not None:
         commands += [Step(command.title, command.line) for command in merged_commands(folder)]
     return Exported(
-        "merged", folder, written, size_of(folder), proof.as_dict(), commands, seconds=clock.seconds
+        "merged", folder, written, size_of(folder), proven, commands, seconds=clock.seconds
     )
 
 
@@ -113,10 +113,8 @@ def to_adapter(tuned: Tuned, request: Request, folder: Path, tell: Teller) -> Ex
         )
         name_base(staged, request.base_name)
         require(proof, folder)
-        describe(tuned, request, staged, proof.as_dict())
-    return Exported(
-        "adapter", folder, "float32", size_of(folder), proof.as_dict(), seconds=clock.seconds
-    )
+        proven = describe(tuned, request, staged, proof.as_dict())
+    return Exported("adapter", folder, "float32", size_of(folder), proven, seconds=clock.seconds)
 
 
 def to_server(tuned: Tuned, request: Request, folder: Path, tell: Teller) -> Exported:
@@ -147,8 +145,7 @@ def to_server(tuned: Tuned, request: Request, folder: Path, tell: Teller) -> Exp
         )
         name_base(staged, request.base_name)
         require(found, folder)
-        describe(tuned, request, staged, found.as_dict())
-        proof.update(found.as_dict())
+        proof.update(describe(tuned, request, staged, found.as_dict()))
 
     tell("stage", name="write", text=f"writing the adapter as {request.to} reads it")
     served = write_served_adapter(tuned.folder, folder, server=server, finish=finish)
