@@ -20,11 +20,11 @@ FLOORS: dict[str, int] = {
     "errors": 0, "privacy": 0, "strict_json": 0,
     "chat": 1, "config": 1, "data": 1, "devices": 1, "estimate": 1, "methods": 1, "rundir": 1,
     "schedule": 1, "serving": 1, "tracking": 1, "verdict": 1,
-    "adapter": 2, "attention": 2, "batches": 2, "encode": 2, "environment": 2, "generate": 2,
-    "loss": 2, "model": 2, "targets": 2, "template": 2,
+    "adapter": 2, "attention": 2, "batches": 2, "encode": 2, "endpoint": 2, "environment": 2,
+    "generate": 2, "loss": 2, "model": 2, "targets": 2, "template": 2,
     "artefact": 3, "checkpoint": 3, "evaluate": 3, "export": 3, "gate": 3, "proof": 3, "sft": 3,
     "watch": 3,
-    "pipeline": 4, "session": 4,
+    "evaluation": 4, "pipeline": 4, "session": 4,
     "cli": 6, "__main__": 6,
 }  # fmt: skip
 TORCH_FREE_FLOORS = (0, 1)

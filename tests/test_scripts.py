@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "scripts"))
 bench_cpu = importlib.import_module("bench_cpu")
 bench_data = importlib.import_module("bench_data")
+bench_eval = importlib.import_module("bench_eval")
 bench_export = importlib.import_module("bench_export")
 gpu_check = importlib.import_module("gpu_check")
 contestants = importlib.import_module("bench.contestants")
@@ -176,8 +177,30 @@ def test_bench_data_makes_rows_that_differ_and_measures_each_stage(tmp_path: Pat
     assert all(seconds > 0 for seconds in found["cpu"].values())
 
 
+def test_our_time_is_held_against_the_fastest_by_hand() -> None:
+    """By medians of rounds, whoever wins single ones."""
+    times = {"tanren": [3.0, 4.0, 9.0], "slow": [1.0, 5.0, 5.0], "fast": [2.0, 2.0, 30.0]}
+    contestants = {name: {"seconds": seconds, "same": 1} for name, seconds in times.items()}
+    found = bench_eval.judged(contestants)
+    assert found == {"best": "fast", "ratio": 1.5, "reached": True}
+    contestants["tanren"]["seconds"] = [3.1, 4.0, 99.0]
+    assert bench_eval.judged(contestants)["reached"] is False
+
+
+def test_bench_eval_compares_those_who_write_the_same(tmp_path: Path) -> None:
+    assert bench_eval.main(["--tiny", "--threads", "1", "--out", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "bench_eval.json").read_text(encoding="utf-8"))
+    names = {"tanren"} | {
+        f"{who}, {size} at once" for who in ("tanren", "generate") for size in (1, 4)
+    }
+    assert set(found["contestants"]) == names
+    assert all(one["same"] == 6 for one in found["contestants"].values())
+    assert found["answer_tokens"] > 0
+    assert len(set(bench_eval.prompts(300))) > 290
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("script", [bench_cpu, bench_data, bench_export, gpu_check])
+@pytest.mark.parametrize("script", [bench_cpu, bench_data, bench_eval, bench_export, gpu_check])
 def test_the_whole_script_runs_at_its_tiny_size(
     script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -300,3 +300,24 @@ def peak_of_measuring(path: str, answer: Connection, all_logits: bool) -> None:
     found = trainer.measure(trainer.validation)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
     answer.send((grown, found["tokens"], found["loss"]))
+
+
+def answers_where_one_fails(rank: int, meeting: str, answer: Connection) -> None:
+    """Runs in a child, one of two: what it hears when the second cannot answer its rows."""
+    from tanren.errors import DataError
+    from tanren.evaluate.while_training import _together
+
+    def answers() -> dict[int, Any]:
+        if rank == 1:
+            raise DataError("row 7 cannot be asked")
+        return {}
+
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{meeting}", rank=rank, world_size=2
+    )
+    try:
+        _together(answers)
+        answer.send(("nothing", ""))
+    except TanrenError as error:
+        answer.send((type(error).__name__, error.message))
+    torch.distributed.destroy_process_group()

@@ -16,10 +16,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from tanren.errors import ConfigError, Fault
 from tanren.methods import METHODS, Lora, Method
+from tanren.verdict import ANSWER_METRICS, HIGHER_IS_BETTER
 
 Auto = Literal["auto"]
 Positive = Annotated[int, Field(ge=1, strict=True)]
@@ -171,12 +180,25 @@ class EvaluationConfig(_Part):
         None, description="Stop after this many evaluations without a better one; null: never."
     )
     early_stopping_min_delta: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="How much better counts as better, in units of the metric."
+        0.0,
+        description="How much better counts as better, in units of the metric; shares such as "
+        "exact_match go from 0 to 1, bleu and chrf from 0 to 100.",
     )
-    metric: Literal["loss", "token_accuracy"] = Field(
+    metrics: tuple[str, ...] = Field(
+        (),
+        strict=False,
+        description="Measured at every evaluation on greedy answers to rows of the validation "
+        f"file: {', '.join(ANSWER_METRICS)}. None: nothing is answered while training.",
+    )
+    metric_rows: Annotated[int, Field(ge=1, le=100_000, strict=True)] = Field(
+        32,
+        description="How many rows are answered for `metrics`, evenly spread over the validation "
+        "file. Answering takes time: every evaluation says how much.",
+    )
+    metric: str = Field(
         "loss",
-        description="What decides on the best checkpoint: validation loss (lower) or token "
-        "accuracy (higher).",
+        description="What decides on the best checkpoint and on early stopping: loss (lower is "
+        "better), token_accuracy (higher), or one of `metrics` that has a better side.",
     )
     keep_best: bool = Field(
         True,
@@ -187,7 +209,33 @@ class EvaluationConfig(_Part):
         description="Prompts answered before and after tuning, kept in result.json; from "
         "validation, else train.",
     )
-    sample_tokens: Positive = Field(96, description="Most tokens of such an answer.")
+    sample_tokens: Positive = Field(
+        96, description="Most tokens of such an answer, and of answers for `metrics`."
+    )
+
+    @field_validator("metrics")
+    @classmethod
+    def _known_metrics(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in names if name not in ANSWER_METRICS]
+        if unknown:
+            raise ValueError("; ".join(_one_of(name, list(ANSWER_METRICS)) for name in unknown))
+        if len(set(names)) < len(names):
+            raise ValueError("every metric once")
+        return names
+
+    @field_validator("metric")
+    @classmethod
+    def _decides(cls, name: str, info: ValidationInfo) -> str:
+        """Measured at every evaluation, and better on one side."""
+        if name not in HIGHER_IS_BETTER:
+            deciding = [known for known, better in HIGHER_IS_BETTER.items() if better is not None]
+            raise ValueError(_one_of(name, deciding))
+        if HIGHER_IS_BETTER[name] is None:
+            raise ValueError("a metric with a better side: neither a low nor a high one is better")
+        measured = info.data.get("metrics")  # absent where it is wrong itself
+        if measured is not None and name in ANSWER_METRICS and name not in measured:
+            raise ValueError(f"loss, token_accuracy or what evaluation.metrics lists; add {name}")
+        return name
 
 
 class TrackingConfig(_Part):
@@ -229,7 +277,8 @@ class RunConfig(_Part):
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
         if not self.data.validation:
-            needy = [n for n in ("every", "early_stopping_patience") if getattr(self.evaluation, n)]
+            wishes = ("every", "early_stopping_patience", "metrics")
+            needy = [name for name in wishes if getattr(self.evaluation, name)]
             if needy:
                 names = " and ".join(f"evaluation.{name}" for name in needy)
                 raise ValueError(f"data.validation for {names}")
@@ -432,6 +481,12 @@ def _fields_at(path: Sequence[str]) -> type[BaseModel] | None:
             return None
         model = inner
     return model
+
+
+def _one_of(name: str, known: Sequence[str]) -> str:
+    """What was expected instead of an unknown name, with the one that is near."""
+    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+    return f"one of {', '.join(known)}" + (f"; did you mean {near[0]!r}?" if near else "")
 
 
 def _short(text: str, limit: int = 60) -> str:

@@ -426,7 +426,9 @@ def _decisive(config: RunConfig) -> dict[str, Any]:
         exclude={
             "tracking": True,
             "training": {"log_every", "save_every", "keep_checkpoints", "micro_batch_tokens"},
-            "evaluation": {"samples", "sample_tokens"},
+            "evaluation": {"samples"}
+            if config.evaluation.metrics
+            else {"samples", "sample_tokens"},
         },
     )
     return {

@@ -24,6 +24,7 @@ from tanren.config import RunConfig
 from tanren.errors import Fault, Interrupted, OutOfMemoryError, RunError, TanrenError, WorkError
 from tanren.estimate import idle_parameters, model_flops_per_token
 from tanren.evaluate.samples import Sample, answer_samples, choose_samples
+from tanren.evaluate.while_training import AnswerMetrics
 from tanren.gate import Gate, changed_since, examine
 from tanren.methods import Full
 from tanren.proof import prove, reference, require
@@ -168,6 +169,7 @@ def _execute(
     gate = examine(run.config(), tell=tell)
     _record(run, tell, gate, world, resume=resume, accept_changes=accept_changes)
     torch.manual_seed(gate.config.seed)
+    answer_metrics = _answer_metrics(tell, gate)
 
     tell("stage", name="model", text=f"loading {gate.config.model.name}")
     base = models.load_base(
@@ -182,7 +184,7 @@ def _execute(
     before = answer_samples(base, gate.tokenizer, gate.renderer, samples, gate.config.evaluation)
 
     keep_inside(gate.config.tracking, run.path)
-    trainer, watch = _trainer(run, tell, gate, base, world)
+    trainer, watch = _trainer(run, tell, gate, base, world, answer_metrics)
     del base  # the trainer alone holds it, so that it can let go of it
     tell(
         "started",
@@ -305,8 +307,24 @@ def _attention(gate: Gate) -> str:
     return attention.register() if wanted == "varlen" else wanted
 
 
+def _answer_metrics(tell: Teller, gate: Gate) -> AnswerMetrics | None:
+    """What is asked at every evaluation; faults show before the model is loaded."""
+    if not gate.config.evaluation.metrics:
+        return None
+    context = models.context_length(gate.source.config)
+    made = AnswerMetrics(gate.config, gate.tokenizer, gate.renderer, context)
+    for note in made.notes:
+        tell("note", text=note)
+    return made
+
+
 def _trainer(
-    run: RunDirectory, tell: Teller, gate: Gate, base: Any, world: int
+    run: RunDirectory,
+    tell: Teller,
+    gate: Gate,
+    base: Any,
+    world: int,
+    answer_metrics: AnswerMetrics | None,
 ) -> tuple[Trainer, Watch]:
     config = gate.config
     initial = run.path / "initial_adapter"
@@ -337,6 +355,7 @@ def _trainer(
         on_cpu=models.device().type == "cpu",
         tell=tell,
         save_weights=lambda folder: adapters.save_adapter(model, folder),
+        answer_metrics=answer_metrics,
         callbacks=[watch],
     )
     watch.trainer = trainer
@@ -486,6 +505,7 @@ def _summary(
         "stopped_early": trainer.stopped_early,
         "loss": {"first": losses[0] if losses else None, "last": losses[-1] if losses else None},
         "best": best,
+        "evaluations": _evaluated(trainer, best),
         "rows": gate.train_ledger.trained_rows,
         "tokens": trainer.tokens_seen,
         "trained_parameters": found.trained,
@@ -495,6 +515,26 @@ def _summary(
         "side_by_side": trainer.step.side_by_side,
         "peak_memory_bytes": watch.peak_memory,
         "tokens_per_second": watch.tokens_per_second(),
+    }
+
+
+def _evaluated(trainer: Trainer, best: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What the first, the best and the last evaluation measured. `seconds`: what all of them took
+    that this process did (a resumed run has earlier ones).
+    """
+    if best is None:
+        return None
+    names = ("loss", "token_accuracy", *trainer.run_config.evaluation.metrics)
+    values = {name: dict(evaluations(trainer.state, name)) for name in names}
+    steps = list(values["loss"])
+    chosen = {"first": steps[0], "best": best["step"], "last": steps[-1]}
+    return {
+        "count": len(steps),
+        "seconds": round(sum(trainer.evaluation_seconds), 3),
+        **{
+            place: {"step": step, **{name: values[name][step] for name in names}}
+            for place, step in chosen.items()
+        },
     }
 
 

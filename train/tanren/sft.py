@@ -63,6 +63,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from transformers.trainer_utils import TrainOutput
 
+    from tanren.evaluate.while_training import AnswerMetrics, Measured
+
 disable_progress_bars()
 
 
@@ -146,6 +148,7 @@ class Trainer(SFTTrainer):
         on_cpu: bool,
         save_weights: Callable[[Path], None],
         tell: Callable[..., None],
+        answer_metrics: AnswerMetrics | None = None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         seed = config.seed if config.training.data_seed is None else config.training.data_seed
@@ -159,9 +162,12 @@ class Trainer(SFTTrainer):
         self.validation = validation
         self.save_weights = save_weights
         self.tell = tell
+        self.answer_metrics = answer_metrics
+        self.measured: Measured | None = None
         self.compute_dtype = dtype
         self.tokens_seen = 0
         self.paused_seconds = 0.0
+        self.evaluation_seconds: list[float] = []
         self.stop_requested: str | None = None
         self.stopped_early = False
         self.groups: list[Group] = []
@@ -527,12 +533,14 @@ class Trainer(SFTTrainer):
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Loss in nats per token and token accuracy over the whole validation set, each token
-        weighing the same (T31).
+        weighing the same (T31); and the metrics of answers that were asked for.
         """
         assert self.validation is not None
+        began = time.monotonic()
         with self._paused():
-            measured = self.measure(self.validation)
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
+            found = {**self.measure(self.validation), **self._measure_answers()}
+        self.evaluation_seconds.append(time.monotonic() - began)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
@@ -562,6 +570,17 @@ class Trainer(SFTTrainer):
         if not math.isfinite(total):
             self.diverged(f"a validation loss of {total}")
         return {"loss": total / tokens, "token_accuracy": correct / tokens, "tokens": tokens}
+
+    def _measure_answers(self) -> dict[str, float]:
+        """Values of `evaluation.metrics`, without those that say nothing of these answers."""
+        if self.answer_metrics is None:
+            return {}
+        self.measured = self.answer_metrics.measure(
+            self.network, processes=self.args.world_size, process=self.args.process_index
+        )
+        self._hidden = None
+        assert_not_repacked(self.network)
+        return {name: value for name, value in self.measured.values.items() if value is not None}
 
     def _summed(self, rows: Sequence[Row]) -> Tensor:
         """(3) float64: summed loss, correct tokens and labelled tokens of these rows."""

@@ -153,6 +153,8 @@ class Watch(TrainerCallback):
             best=is_best,
             best_step=best_step,
             evaluations_since_best=waited,
+            metric=self.evaluation.metric,
+            **self._answered(),
         )
         if is_best and self.evaluation.keep_best:
             if args.process_index == 0:
@@ -173,6 +175,18 @@ class Watch(TrainerCallback):
                 patience=patience,
             )
             control.should_training_stop = True
+
+    def _answered(self) -> dict[str, Any]:
+        """What an evaluation says besides the loss: its time, and what became of the answers."""
+        assert self.trainer is not None
+        facts: dict[str, Any] = {"seconds": round(self.trainer.evaluation_seconds[-1], 3)}
+        measured = self.trainer.measured
+        if measured is not None:
+            facts["metrics"] = measured.values
+            facts["metric_rows"] = len(measured.rows)
+            facts["answer_seconds"] = round(measured.seconds, 3)
+            facts["answers"] = measured.samples(self.evaluation.samples)
+        return facts
 
 
 def agreed(mine: bool, args: TrainingArguments) -> bool:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated, NoReturn, cast
+from typing import Annotated, Any, NoReturn, cast
 
 import typer
+from typer.core import TyperGroup
 
-from tanren.cli import chat, check, export, reference, runs, streams, train
+from tanren.cli import chat, check, eval, export, reference, runs, streams, train
 from tanren.cli.options import Json
 from tanren.cli.output import Output, mistake, of, opened
 from tanren.cli.usage import usage_error
@@ -19,8 +20,20 @@ from tanren.errors import Interrupted, TanrenError
 # `ctx` and `format_message`.
 UsageMistake = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
 
+
+class Commands(TyperGroup):
+    """Commands of one word, and of two: `eval import-ratings` stands beside `eval`, which takes any
+    words.
+    """
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        both = " ".join(args[:2])
+        return super().resolve_command(ctx, [both, *args[2:]] if both in self.commands else args)
+
+
 app = typer.Typer(
     name="tanren",
+    cls=Commands,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -62,6 +75,8 @@ app.command("check")(check.check)
 app.command("train")(train.train)
 app.command("run")(train.run)
 app.command("chat")(chat.chat)
+app.command("eval")(eval.evaluate)
+app.command("eval import-ratings")(eval.import_ratings)
 app.command("export")(export.export)
 app.add_typer(runs.app, name="runs")
 app.command("config")(reference.config)

@@ -78,9 +78,31 @@ def _evaluation(event: Event) -> str:
     line = f"validation at step {event.get('step')}: loss {number(event.get('loss'))}"
     if event.get("token_accuracy") is not None:
         line += f", token accuracy {number(event.get('token_accuracy'), '.1%')}"
-    if event.get("best") is True:
-        return line + " (best so far)"
-    return line + f" (best was step {event.get('best_step')})"
+    words = [line, *metric_words(event.get("metrics"))]
+    best = "best so far" if event.get("best") is True else f"best was step {event.get('best_step')}"
+    if event.get("metric", "loss") != "loss":
+        best += f" by {event.get('metric')}"
+    if event.get("answer_seconds") is not None:
+        rows = counted(event.get("metric_rows") or 0, "row")
+        best += f"; {rows} answered in {duration(event.get('answer_seconds'))}"
+    return ", ".join(words) + f" ({best})"
+
+
+def metric_words(values: object) -> list[str]:
+    """`chrF 31.2` and the like; a metric of another version has its bare name and number."""
+    from tanren.evaluate.metrics import METRICS, metric_named
+    from tanren.evaluate.report.wording import shown, shown_size
+    from tanren.verdict import ANSWER_METRICS
+
+    words = []
+    for name, value in values.items() if isinstance(values, Mapping) else ():
+        if name in METRICS and name in ANSWER_METRICS and isinstance(value, int | float | None):
+            metric = metric_named(name)
+            says_unit = shown_size if metric.unit in metric.title else shown
+            words.append(f"{metric.title} {says_unit(value, metric.unit)}")
+        else:
+            words.append(f"{name} {number(value)}")
+    return words
 
 
 def _early_stopping(event: Event) -> str:

@@ -63,13 +63,14 @@ def result_facts(result: Mapping[str, Any]) -> list[tuple[str, object]]:
 
 def _evaluations(found: Mapping[str, Any]) -> list[tuple[str, object]]:
     """Metrics of answers at the first, best and last evaluation; nothing where none were asked."""
-    pairs: list[tuple[str, object]] = []
-    for place in ("first", "best", "last"):
+    lines: dict[object, tuple[str, object]] = {}  # by step: the best is often the last
+    for place in ("best", "first", "last"):
         known = ("step", "loss", "token_accuracy")
         values = {name: v for name, v in (found.get(place) or {}).items() if name not in known}
-        if values:
-            words = f"{', '.join(metric_words(values))} at step {at(found, place, 'step')}"
-            pairs.append((f"{place} metrics", words))
+        step = at(found, place, "step")
+        if values and step not in lines:
+            lines[step] = (f"{place} metrics", f"{', '.join(metric_words(values))} at step {step}")
+    pairs = list(lines.values())
     if pairs:
         times = counted(found.get("count") or 0, "time")
         pairs.append(("evaluated", f"{times}, {duration(found.get('seconds'))} in all"))

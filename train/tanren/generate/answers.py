@@ -62,16 +62,20 @@ def answer_all(
     *,
     tools: Sequence[Sequence[Message] | None] | None = None,
     batch_tokens: int = BATCH_TOKENS,
+    streams: Sequence[int] | None = None,
+    on_answer: Callable[[int, Answer], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Answer]:
     """One answer per conversation, in the same order; `tools` has one entry per conversation.
 
     Prompts of like length share a batch, the longest first, so that too little memory shows at
     once. A batch that runs out of memory is split, and its unfinished answers begin again.
-    `on_progress(done, total)` is called after each step that finished an answer. Raises UserError
-    before the first answer, with a fault for every conversation that cannot be answered.
+    `streams` numbers each conversation's random draws (its place by default), so that a part of a
+    list is sampled as the whole was. `on_answer(place, answer)` is called as soon as an answer is
+    complete, `on_progress(done, total)` after each step that finished one. Raises UserError before
+    the first answer, with a fault for every conversation that cannot be answered.
     """
-    writer = _Writer(model, tokenizer, renderer, decoding)
+    writer = _Writer(model, tokenizer, renderer, decoding, streams)
     prompts = writer.prompts(conversations, tools or [None] * len(conversations))
     answers: dict[int, Answer] = {}
     queue = deque(_batches(prompts, batch_tokens))
@@ -80,6 +84,9 @@ def answer_all(
         try:
             for finished in writer.finished(batch):
                 answers |= finished
+                if on_answer is not None:
+                    for place, answer in finished.items():
+                        on_answer(place, answer)
                 if on_progress is not None:
                     on_progress(len(answers), len(prompts))
             continue
@@ -233,11 +240,13 @@ class _Writer:
         tokenizer: PreTrainedTokenizerBase,
         renderer: PromptRenderer,
         decoding: Decoding,
+        streams: Sequence[int] | None = None,
     ) -> None:
         self._model = BorrowedModel(model)
         self._tokenizer = tokenizer
         self._renderer = renderer
         self._decoding = decoding
+        self._streams = streams
         self._stop_ids = frozenset(renderer.facts.stop_ids) | self._model.eos_ids
 
     def prompts(
@@ -266,6 +275,9 @@ class _Writer:
             raise UserError.of(*faults)
         return prompts
 
+    def _stream(self, prompt: _Prompt) -> int:
+        return prompt.index if self._streams is None else self._streams[prompt.index]
+
     def draft(self, prompt: _Prompt, *, live: bool) -> _Draft:
         return _Draft(prompt, self._tokenizer, self._stop_ids, self._decoding.stop, live=live)
 
@@ -285,7 +297,7 @@ class _Writer:
         chooser = TokenChooser(
             self._decoding,
             [prompt.ids for prompt in prompts],
-            streams=[prompt.index for prompt in prompts],
+            streams=[self._stream(prompt) for prompt in prompts],
             steps=max(prompt.room for prompt in prompts),
             device=self._model.device,
         )
