@@ -37,6 +37,7 @@ SECONDS = {
     "packed": 45,
     "merge": 60,
     "export": 90,
+    "answering": 60,
     "methods": 120,
     "throughput": 170,
     "memory": 110,

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from gpu_checks import exporting, numerics, speed, training
+from gpu_checks import answering, exporting, numerics, speed, training
 from gpu_checks.lab import Lab, Row, Skipped
 
 SECTIONS: dict[str, Callable[[Lab], Iterator[Row]]] = {
@@ -29,6 +29,7 @@ SECTIONS: dict[str, Callable[[Lab], Iterator[Row]]] = {
     "packed": numerics.packed,
     "merge": numerics.merge,
     "export": exporting.exporting,
+    "answering": answering.answering,
     "methods": training.four_methods,
     "throughput": speed.throughput,
     "memory": training.memory,
