@@ -25,6 +25,7 @@ from tanren.errors import RunError, StorageError
 from tanren.rundir import (
     COMPLETE,
     RunDirectory,
+    discard_stale,
     list_runs,
     missing_files,
     new_run_path,
@@ -341,6 +342,34 @@ def test_a_staged_folder_replaces_the_old_one_whole(tmp_path: Path) -> None:
             (staged / f"{text}.txt").write_text(text, encoding="utf-8")
     assert sorted(p.name for p in final.iterdir()) == [COMPLETE, "two.txt"]
     assert [p.name for p in tmp_path.iterdir()] == ["best"]
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for text in ("one", "two"):
+        with staged_folder(tmp_path / "link") as staged:
+            (staged / f"{text}.txt").write_text(text, encoding="utf-8")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real" / "two.txt").is_file()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "real"]
+
+
+def test_a_file_is_not_replaced_by_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    with (
+        pytest.raises(StorageError, match="a file where a folder"),
+        staged_folder(tmp_path / "file"),
+    ):
+        pass
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_a_killed_process_left_is_found_under_any_name(tmp_path: Path, python: Any) -> None:
+    gone = python("")
+    gone.wait()
+    (tmp_path / f".[a].{gone.pid}.tmp").mkdir()
+    (tmp_path / f".a.{gone.pid}.tmp").mkdir()
+    assert discard_stale(tmp_path / "[a]") == 1
+    assert [p.name for p in tmp_path.iterdir()] == [f".a.{gone.pid}.tmp"]
 
 
 @pytest.mark.parametrize("error", [ValueError("wrong"), KeyboardInterrupt()])

@@ -144,13 +144,18 @@ def test_what_lies_there_is_replaced_only_when_asked(tanren: Tanren, make_tuned:
     make_tuned()
     words = ("export", "太郎", "--to", "adapter", "--out", "出力", "--prompts", "1")
     assert tanren(*words).code == 0
-    note = Path("出力/note.txt")
-    note.write_text("mine", encoding="utf-8")
+    card = Path("出力/README.md")
+    before = card.stat().st_mtime_ns
     ended = tanren(*words)
-    assert ended.code == 2 and "--overwrite" in ended.err and note.exists()
+    assert ended.code == 2 and "--overwrite" in ended.err
     assert "Traceback" not in ended.err
+    assert card.stat().st_mtime_ns == before
     assert tanren(*words, "--overwrite").code == 0
-    assert not note.exists()
+    assert card.stat().st_mtime_ns != before
+    note = Path("出力/note.txt")  # somebody's own file is nobody's to replace
+    note.write_text("mine", encoding="utf-8")
+    assert tanren(*words, "--overwrite").code == 2
+    assert note.read_text(encoding="utf-8") == "mine"
 
 
 def test_a_failed_proof_ends_with_1_and_says_why(tanren: Tanren, make_tuned: MakeTuned) -> None:

@@ -239,6 +239,86 @@ def test_tuning_that_rounding_would_swallow_is_not_called_an_export(
     assert exported(run, dtype="float32").proof["passed"]
 
 
+@pytest.mark.parametrize(
+    "wanted",
+    [{"dtype": "bfloat16"}, {"dtype": "float16"}, {"dtype": "float32"}, {"to": "adapter"}],
+    ids=str,
+)
+@pytest.mark.parametrize("family", ["qwen3", "gemma3"])
+def test_a_run_in_bfloat16_passes_its_proof_whatever_is_written(
+    family: str, wanted: dict[str, Any], make_tuned: Callable[..., RunDirectory]
+) -> None:
+    """The noise of bfloat16 products is on both sides: near ties are no disagreement, and a tensor
+    that is off still is one.
+    """
+    run = make_tuned("model.dtype=bfloat16", family=family)
+    assert exported(run, **wanted).proof["passed"]
+
+    def spoil(stage: str) -> None:
+        if stage == "prove":
+            (file,) = run.path.glob(".spoiled.*.tmp/model.safetensors")
+            tensors = load_file(file)
+            tensors["model.layers.0.mlp.down_proj.weight"][::2] *= -1
+            save_file(tensors, file, metadata={"format": "pt"})
+
+    if wanted == {"dtype": "bfloat16"}:
+        with pytest.raises(ProofError):
+            exported(run, Heard(spoil), out=run.path / "spoiled", **wanted)
+
+
+@pytest.mark.parametrize("what", ["stops", "template", "config"])
+def test_a_proof_of_numbers_looks_at_everything_around_them_too(
+    what: str, make_tuned: Callable[..., RunDirectory]
+) -> None:
+    run = make_tuned()
+
+    def spoil(stage: str) -> None:
+        if stage != "prove":
+            return
+        (staged,) = run.path.glob(".merged.*.tmp")
+        if what == "stops":
+            _change(staged / "generation_config.json", eos_token_id=[1])
+        elif what == "template":
+            (staged / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
+            _change(staged / "tokenizer_config.json", chat_template="{{ messages }}")
+        else:
+            _change(staged / "config.json", intermediate_size=96)
+
+    with pytest.raises(ProofError) as caught:
+        exported(run, Heard(spoil), proof="numbers")
+    told = str(caught.value)
+    assert {"stops": "stops at", "template": "prompts get", "config": "config.json"}[what] in told
+
+
+def test_an_adapter_from_the_hub_has_no_seal_and_is_exported(
+    make_tuned: Callable[..., RunDirectory], tmp_path: Path
+) -> None:
+    fetched = tmp_path / "fetched"
+    shutil.copytree(make_tuned().adapter, fetched, ignore=shutil.ignore_patterns("COMPLETE.json"))
+    assert exported(fetched, out=tmp_path / "merged").proof["passed"]
+
+
+def test_a_plain_adapter_gets_the_tokenizer_of_its_base(
+    tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    adapted = adapt(tiny_model("qwen3"), tmp_path, "lora")
+    done = exported(adapted.folder, to="adapter", out=tmp_path / "out")
+    assert done.proof["passed"]
+    assert (done.folder / "tokenizer.json").is_file()
+
+
+def test_a_run_that_was_trained_on_is_not_taken_for_exported(
+    make_tuned: Callable[..., RunDirectory],
+) -> None:
+    run = make_tuned()
+    exported(run)
+    assert proven_before(open_tuned(str(run.path)), Request()) is not None
+    file = run.adapter / "adapter_model.safetensors"
+    tensors = {name: tensor + 0.01 for name, tensor in load_file(file).items()}
+    save_file(tensors, file, metadata={"format": "pt"})
+    assert proven_before(open_tuned(str(run.path)), Request()) is None
+
+
 # --- nothing half-written -------------------------------------------------------------------------
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from export.adapted import PROBE, Adapted, adapt, logits, nudge
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tanren.errors import ModelError
@@ -236,6 +237,71 @@ def test_a_tensor_larger_than_one_piece_is_merged_like_a_small_one(tmp_path: Pat
     )
     made = plan(tmp_path / "base", adapted.folder)
     assert_same_model(merged(made, tmp_path / "merged"), adapted.logits())
+
+
+def test_one_file_under_a_numbered_name_keeps_its_index(
+    tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_model("qwen3"), base)
+    (base / "model.safetensors").rename(base / "model-00001-of-00001.safetensors")
+    names = dict.fromkeys(
+        load_file(base / "model-00001-of-00001.safetensors"), "model-00001-of-00001.safetensors"
+    )
+    index = {"metadata": {}, "weight_map": names}
+    (base / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    adapted = foreign(base, tmp_path / "adapter")
+    assert_same_model(merged(plan(base, adapted.folder), tmp_path / "merged"), adapted.logits())
+
+
+def test_a_base_that_was_saved_without_its_head_s_prefix_is_merged(
+    tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    """As GPT-2 lies on the Hub: `h.0...` where the whole model says `transformer.h.0...`."""
+    base = tmp_path / "base"
+    shutil.copytree(tiny_model("llama-tied"), base)
+    file = base / "model.safetensors"
+    tensors = {name.removeprefix("model."): tensor for name, tensor in load_file(file).items()}
+    save_file(tensors, file, metadata={"format": "pt"})
+    adapted = adapt(base, tmp_path, "qlora")
+    made = plan(base, adapted.folder, nf4=True)
+    assert sum(change.through_nf4 for change in made.changes.values()) == 14
+    assert_same_model(merged(made, tmp_path / "merged"), adapted.logits())
+
+
+@pytest.mark.filterwarnings("ignore:.*tie.*")
+def test_a_tied_head_that_is_stored_all_the_same_follows_its_embedding_t11(
+    tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_model("llama-tied"), base)
+    tensors = load_file(base / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    adapted = foreign(base, tmp_path / "adapter", trainable_token_indices=[3, 7, 11])
+    assert_same_model(merged(plan(base, adapted.folder), tmp_path / "merged"), adapted.logits())
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_embedded_model_and_one_of_a_llama_s_shape_are_merged(
+    method: str, tied: bool, tmp_path: Path
+) -> None:
+    """The tiny chat model, pretrained, and 260,000 parameters in a shape that 4 bits do not fit."""
+    whole = AutoModelForCausalLM.from_pretrained(tiny.TINY_CHAT, dtype=torch.float32)
+    if not tied:
+        whole.config.tie_word_embeddings = False
+        whole.lm_head.weight = torch.nn.Parameter(whole.lm_head.weight.detach() * 1.5)
+    whole.save_pretrained(tmp_path / "chat")
+    shape = {"intermediate_size": 172, "num_hidden_layers": 5, "num_attention_heads": 8}
+    small = {**shape, "num_key_value_heads": 4, "head_dim": 8, "tie_word_embeddings": tied}
+    tiny.build_model(tmp_path / "small", "llama-tied", **small)
+    for name in ("chat", "small"):
+        if (name, method) == ("small", "qlora"):
+            continue  # its widths cannot be trusted to 4 bits on every CPU: refused in training
+        adapted = adapt(tmp_path / name, tmp_path / f"{name}-adapter", method)
+        made = plan(tmp_path / name, adapted.folder, nf4=method == "qlora")
+        assert_same_model(merged(made, tmp_path / f"{name}-merged"), adapted.logits())
 
 
 # --- 4 bits ---------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ class Prompting:
             base=gate.source.name if gate.source.revision else str(gate.source.path),
             base_revision=gate.source.revision,
             base_fingerprint=gate.source.fingerprint,
-            dtype=gate.config.model.dtype,
+            dtype=gate.plan.dtype,
             storage=gate.config.method.storage,
             method=gate.config.method.model_dump(mode="json"),
             data_sha256=str(gate.survey.train.counts.sha256),

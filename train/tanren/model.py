@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ from tanren.methods import Full, Method
 
 privacy.apply()
 
-from transformers import (  # noqa: E402 - telemetry must be off before
+from huggingface_hub.errors import StrictDataclassError  # noqa: E402 - telemetry off before
+from transformers import (  # noqa: E402
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -70,20 +72,21 @@ def locate(config: ModelConfig) -> Source:
     faults = list(_folder_faults(config.name, folder))
     if faults:
         raise ModelError.of(*faults)
-    try:
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        values = error
-    if not isinstance(values, dict):
-        raise ModelError.of(
-            Fault(
-                f"{config.name}/config.json",
-                str(values)[:100] or "nothing",
-                "a JSON object",
-                "download the model again",
-            )
-        )
+    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return Source(config.name, folder.resolve(), revision, fingerprint(folder), values)
+
+
+def locate_base(name: str, revision: str | None) -> Source:
+    """The base of an adapter that is there already. Raises ModelError as `locate` does, with the
+    way out for a base that was moved.
+    """
+    try:
+        return locate(ModelConfig(name=name, revision=revision))
+    except ModelError as error:
+        way = "or, if the base was moved, say where it lies: --base FOLDER"
+        raise ModelError.of(
+            *(replace(fault, remedy=f"{fault.remedy}, {way}") for fault in error.faults)
+        ) from None
 
 
 def _hub_folder(config: ModelConfig) -> tuple[Path, str | None]:
@@ -141,6 +144,32 @@ def _folder_faults(name: str, folder: Path) -> Iterator[Fault]:
             if pickled
             else "download the weights",
         )
+    yield from _settings_faults(name, folder)
+
+
+def _settings_faults(name: str, folder: Path) -> Iterator[Fault]:
+    """Settings beside the weights that transformers would stumble over later, and less clearly."""
+    for file in ("config.json", "generation_config.json", "tokenizer_config.json"):
+        where, remedy = f"{name}/{file}", "download the model again"
+        if not (folder / file).is_file():
+            continue
+        try:
+            values = json.loads((folder / file).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            yield Fault(where, str(error)[:100], "a JSON object", remedy)
+            continue
+        if not isinstance(values, dict):
+            yield Fault(where, str(values)[:100] or "nothing", "a JSON object", remedy)
+        elif file == "generation_config.json":
+            yield from _token_faults(where, values)
+
+
+def _token_faults(where: str, values: Mapping[str, Any]) -> Iterator[Fault]:
+    for key in ("eos_token_id", "pad_token_id", "bos_token_id"):
+        value = values.get(key)
+        ids = value if isinstance(value, list) else [value]
+        if value is not None and not all(type(token) is int for token in ids):
+            yield Fault(f"{where} {key}", repr(value)[:100], "token ids", "correct it")
 
 
 def fingerprint(folder: Path) -> str:
@@ -148,26 +177,34 @@ def fingerprint(folder: Path) -> str:
     KiB.
 
     Any other checkpoint of the same shape differs with certainty in practice, and a 16 GB model
-    takes milliseconds.
+    takes milliseconds. Raises ModelError where a file cannot be read.
     """
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
-    for file in sorted(folder.glob("*.safetensors")):
-        size = file.stat().st_size
-        digest.update(f"{file.name}:{size}:".encode())
-        with open(file, "rb") as handle:
-            header = handle.read(8)
-            digest.update(header + handle.read(min(int.from_bytes(header, "little"), size)))
-            for part in range(16):
-                handle.seek(size * part // 16)
-                digest.update(handle.read(65536))
+    try:
+        digest = hashlib.sha256((folder / "config.json").read_bytes())
+        for file in sorted(folder.glob("*.safetensors")):
+            size = file.stat().st_size
+            digest.update(f"{file.name}:{size}:".encode())
+            with open(file, "rb") as handle:
+                header = handle.read(8)
+                digest.update(header + handle.read(min(int.from_bytes(header, "little"), size)))
+                for part in range(16):
+                    handle.seek(size * part // 16)
+                    digest.update(handle.read(65536))
+    except OSError as error:
+        raise ModelError.of(
+            Fault(
+                str(error.filename or folder),
+                f"a file that cannot be read ({error.strerror})",
+                "a file of the model",
+                "change its permissions, or download it again",
+            )
+        ) from None
     return digest.hexdigest()
 
 
 def load_tokenizer_from(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer saved beside weights, with its template."""
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    assert isinstance(tokenizer, PreTrainedTokenizerFast)
-    return tokenizer
+    """The tokenizer saved beside weights, with its template. Raises ModelError."""
+    return _tokenizer_in(folder, str(folder))
 
 
 def load_whole(folder: Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -185,37 +222,33 @@ def load_whole(folder: Path, *, dtype: torch.dtype = torch.float32) -> PreTraine
 
 def load_tokenizer(source: Source, config: ModelConfig | None = None) -> PreTrainedTokenizerFast:
     """The model's fast tokenizer; a template given in the config replaces its own."""
+    tokenizer = _tokenizer_in(source.path, source.name)
+    if config is not None and config.chat_template:
+        tokenizer.chat_template = _read_template(config.chat_template)
+    return tokenizer
+
+
+def _tokenizer_in(folder: Path, name: str) -> PreTrainedTokenizerFast:
+    """Damaged files make transformers fail with whatever they lead it to."""
+    expected, remedy = "tokenizer.json", "add the tokenizer's files"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source.path, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise ModelError.of(
-            Fault(
-                source.name,
-                f"no usable tokenizer ({str(error)[:100]})",
-                "tokenizer.json",
-                "add the tokenizer's files",
-            )
-        ) from None
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        words = " ".join(str(error).split())[:100]
+        found = f"no usable tokenizer ({type(error).__name__}: {words})"
+        raise ModelError.of(Fault(name, found, expected, remedy)) from None
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError.of(
             Fault(
-                source.name,
+                name,
                 f"a slow tokenizer ({type(tokenizer).__name__})",
                 "a fast one (tokenizer.json)",
                 "convert it with transformers' AutoTokenizer(..., use_fast=True) once",
             )
         )
     if not tokenizer.encode("a", add_special_tokens=False):
-        raise ModelError.of(  # transformers makes an empty one when the files are missing
-            Fault(
-                source.name,
-                "a tokenizer without words",
-                "tokenizer.json",
-                "add the tokenizer's files",
-            )
-        )
-    if config is not None and config.chat_template:
-        tokenizer.chat_template = _read_template(config.chat_template)
+        # transformers makes an empty one when the files are missing
+        raise ModelError.of(Fault(name, "a tokenizer without words", expected, remedy))
     return tokenizer
 
 
@@ -288,7 +321,9 @@ def load_base(
             trust_remote_code=False,
             use_safetensors=True,
         )
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "mismatch" not in str(error):
+            raise  # the device's memory, say, and no fault of the files
         known = source.config.get("model_type")
         raise ModelError.of(
             Fault(
@@ -430,13 +465,31 @@ def known_architecture(source: Source) -> None:
             )
         )
     try:
-        AutoConfig.from_pretrained(source.path, local_files_only=True, trust_remote_code=False)
-    except (ValueError, KeyError, OSError) as error:
+        settings = AutoConfig.from_pretrained(
+            source.path, local_files_only=True, trust_remote_code=False
+        )
+    except (
+        ValueError,
+        KeyError,
+        OSError,
+        TypeError,
+        AttributeError,
+        StrictDataclassError,
+    ) as error:
         raise ModelError.of(
             Fault(
                 f"{source.name}/config.json",
-                str(error).strip().splitlines()[0][:160],
+                " ".join(str(error).split())[:160],
                 "an architecture that the installed transformers knows",
                 "update transformers; code from model folders is never run",
             )
         ) from None
+    if type(settings) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ModelError.of(
+            Fault(
+                f"{source.name}/config.json",
+                f"the architecture {settings.model_type!r}",
+                "a causal language model",
+                "choose a model that writes text",
+            )
+        )

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -60,26 +61,62 @@ def new_run_path(name: str) -> Path:
 
 @contextlib.contextmanager
 def storage_errors(where: Path) -> Iterator[None]:
-    """Turn a full or read-only disk into an error that says so (T14)."""
+    """Turn a full or read-only disk, or a path that cannot be, into an error that says so (T14)."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        full = _is_full(error)
-        if isinstance(error, StorageError) or not (full or _is_forbidden(error)):
+        known = None if isinstance(error, StorageError) else _storage_fault(error)
+        if known is None:
             raise
+        found, expected, remedy = known
         raise StorageError(
-            "could not write",
-            [
-                Fault(
-                    str(where),
-                    "a full disk" if full else f"a folder that cannot be written ({error})",
-                    "room to write",
-                    "free some space and resume; everything saved before is still there"
-                    if full
-                    else "change its permissions or choose another --out",
-                )
-            ],
+            "could not write", [Fault(str(where), found, expected, remedy)]
         ) from error
+
+
+def _storage_fault(error: Exception) -> tuple[str, str, str] | None:
+    """What was found, expected, and the remedy; None for errors that are none of the disk's."""
+    if _is_full(error):
+        remedy = "free some space and resume; everything saved before is still there"
+        return "a full disk", "room to write", remedy
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None:
+        number = errno.EFBIG if "os error 27" in str(error) else 0
+    if number not in _REFUSED:
+        return None
+    found, expected, remedy = _REFUSED[number]
+    return f"{found} ({error})", expected, remedy
+
+
+_FORBIDDEN = (
+    "a folder that cannot be written",
+    "room to write",
+    "change its permissions or choose another --out",
+)
+_A_FILE = ("a file where a folder is needed", "a path of folders", "choose another --out")
+_REFUSED = {
+    errno.EROFS: _FORBIDDEN,
+    errno.EACCES: _FORBIDDEN,
+    errno.EPERM: _FORBIDDEN,
+    errno.EFBIG: (
+        "a file larger than may be written here",
+        "no limit on the size of files",
+        "raise the limit (`ulimit -f unlimited`), or choose an --out on another file system",
+    ),
+    errno.ENAMETOOLONG: ("a name that is too long", "a shorter one", "choose a shorter --out"),
+    errno.ENOTDIR: _A_FILE,
+    errno.EISDIR: (
+        "a folder where a file is needed",
+        "a file or nothing",
+        "move it away or choose another --out",
+    ),
+    errno.ELOOP: ("a link that leads to itself", "a folder", "choose another --out"),
+    errno.EBUSY: (
+        "a folder that is in use, such as a mounted disk",
+        "one that can be replaced",
+        "choose a folder inside it as --out",
+    ),
+}
 
 
 def _is_full(error: Exception) -> bool:
@@ -89,10 +126,6 @@ def _is_full(error: Exception) -> bool:
     words = str(error)
     signs = ("No space left", "os error 28", "os error 122", "PytorchStream", "inline_container.cc")
     return any(sign in words for sign in signs)
-
-
-def _is_forbidden(error: Exception) -> bool:
-    return isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -416,33 +449,55 @@ def missing_files(folder: Path) -> list[str]:
 @contextlib.contextmanager
 def staged_folder(final: Path, **facts: Any) -> Iterator[Path]:
     """Write a folder beside its place; it appears under its name whole and sealed, or not at all
-    (T14).
+    (T14). A link stays: what it leads to is replaced.
     """
-    staged = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+    final = Path(os.path.realpath(final))
+    staged = staging_path(final)
     with storage_errors(final):
-        shutil.rmtree(staged, ignore_errors=True)
-        staged.mkdir(parents=True)
+        if final.exists() and not final.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(final))
+        absent = [folder for folder in final.parents if not folder.exists()]
         try:
+            shutil.rmtree(staged, ignore_errors=True)
+            staged.mkdir(parents=True)
             yield staged
             seal(staged, **facts)
-            if final.exists():
-                old = final.with_name(f".{final.name}.old.tmp")
-                shutil.rmtree(old, ignore_errors=True)
-                os.rename(final, old)
-                os.rename(staged, final)
-                shutil.rmtree(old, ignore_errors=True)
-            else:
-                os.rename(staged, final)
-            _fsync_folder(final.parent)
+            _put_in_place(staged, final)
         except BaseException:
             shutil.rmtree(staged, ignore_errors=True)
+            for folder in absent:
+                with contextlib.suppress(OSError):  # not empty: somebody else uses it by now
+                    folder.rmdir()
             raise
+
+
+def staging_path(final: Path) -> Path:
+    """Where this process writes what will lie at `final`."""
+    return final.with_name(f".{final.name}.{os.getpid()}.tmp")
+
+
+def _put_in_place(staged: Path, final: Path) -> None:
+    """Rename, with what was there moved aside first and back again where that fails."""
+    if final.exists():
+        old = final.with_name(f".{final.name}.old.tmp")
+        shutil.rmtree(old, ignore_errors=True)
+        os.rename(final, old)
+        try:
+            os.rename(staged, final)
+        except OSError:
+            os.rename(old, final)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.rename(staged, final)
+    _fsync_folder(final.parent)
 
 
 def discard_stale(final: Path) -> int:
     """Remove what killed processes left half-written beside `final`; returns how many folders."""
+    final = Path(os.path.realpath(final))
     stale = []
-    for path in final.parent.glob(f".{final.name}.*.tmp"):
+    for path in final.parent.glob(f".{glob.escape(final.name)}.*.tmp"):
         holder = path.name.removesuffix(".tmp").rpartition(".")[2]
         if holder.isdecimal() and _start_time(int(holder)) is None:
             stale.append(path)

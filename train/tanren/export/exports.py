@@ -12,7 +12,7 @@ from tanren.export.request import (
     Request,
     Teller,
     asked_for,
-    default_folder,
+    folder_for,
     require_free,
     size_of,
 )
@@ -29,22 +29,22 @@ def export(tuned: Tuned, request: Request, tell: Teller) -> Exported:
     Raises UserError for a request that cannot be met, StorageError where there is no room, and
     ProofError where what was written behaves otherwise; then nothing is left.
     """
-    folder = request.out or default_folder(tuned, request.to)
-    require_free(folder, request)
+    folder = folder_for(tuned, request)
+    require_free(tuned, folder, request)
     discard_stale(folder)
     return _WRITERS[request.to](tuned, request, folder, tell)
 
 
 def proven_before(tuned: Tuned, request: Request) -> Exported | None:
     """The export of this kind that lies in the requested place already, whole and proven."""
-    folder = request.out or default_folder(tuned, request.to)
+    folder = folder_for(tuned, request)
     if not (folder / "proof.json").is_file() or missing_files(folder):
         return None
     proof = read_json(folder / "proof.json")
     if proof.get("kind") != request.to or proof.get("passed") is not True:
         return None
     then = proof.get("asked") or {}
-    now = {name: value for name, value in asked_for(request).items() if value is not None}
+    now = {name: value for name, value in asked_for(tuned, request).items() if value is not None}
     if any(then.get(name) != value for name, value in now.items()):
         return None
     return Exported(

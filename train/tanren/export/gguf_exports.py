@@ -141,6 +141,7 @@ def to_gguf_lora(tuned: Tuned, request: Request, folder: Path, tell: Teller) -> 
         raise UserError.of(
             Fault(tuned.name, "a model that was trained whole", "an adapter", "use --to gguf")
         )
+    plan_of(tuned, request.onto)  # does it fit its base, and is it whole?
     wanted = _wanted(tuned, request.dtype or "f32")
     if wanted.quant is not None:
         raise UserError.of(

@@ -20,6 +20,7 @@ from tanren.export.merge.checkpoint import Checkpoint
 from tanren.export.merge.nf4 import by_bitsandbytes
 from tanren.export.merge.pieces import shape_of
 from tanren.export.merge.plan import Change, LowRank, MergePlan
+from tanren.export.proof import framing_failures
 from tanren.export.tuned import Tuned
 from tanren.model import device
 
@@ -43,6 +44,8 @@ class NumbersProof:
     changed_tensors: int
     rows: int
     largest_rounding: float
+    stop_ids: dict[str, list[int]]
+    prompt_ids_equal: str
     failures: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
@@ -76,9 +79,16 @@ def free_memory() -> int:
     return int(psutil.virtual_memory().available)
 
 
-def prove_numbers(plan: MergePlan, folder: Path, *, dtype: str) -> NumbersProof:
+def prove_numbers(
+    plan: MergePlan,
+    folder: Path,
+    *,
+    dtype: str,
+    stop_ids: dict[str, list[int]] | None = None,
+    prompt_ids_equal: str = "",
+) -> NumbersProof:
     """Read `folder` back and compare it with what base and adapter say. Raises nothing on a
-    mismatch.
+    mismatch. `stop_ids` and `prompt_ids_equal` as in `ExportProof`; they cost no memory.
     """
     written = Checkpoint(folder)
     proof = NumbersProof(
@@ -91,7 +101,10 @@ def prove_numbers(plan: MergePlan, folder: Path, *, dtype: str) -> NumbersProof:
         changed_tensors=0,
         rows=0,
         largest_rounding=0.0,
+        stop_ids=stop_ids or {},
+        prompt_ids_equal=prompt_ids_equal,
     )
+    proof.failures += framing_failures(proof.stop_ids, prompt_ids_equal)
     names = [*plan.checkpoint.places, *plan.added]
     missing = sorted(set(names) - written.places.keys())
     unexpected = sorted(written.places.keys() - set(names))
@@ -140,7 +153,10 @@ def _same(base: Checkpoint, written: Checkpoint, origin: str, name: str) -> bool
     step = READ_BYTES // place.dtype.itemsize
     for start in range(0, place.elements, step):
         count = min(step, place.elements - start)
-        wanted = base.read_range(origin, start, count).to(kind)
+        own = base.read_range(origin, start, count)
+        wanted = own.to(kind)
+        if kind != own.dtype and not torch.equal(own.isfinite(), wanted.isfinite()):
+            return False  # too large for the type
         found = written.read_range(name, start, count)
         if not torch.equal(wanted.view(torch.uint8), found.view(torch.uint8)):
             return False
@@ -150,50 +166,67 @@ def _same(base: Checkpoint, written: Checkpoint, origin: str, name: str) -> bool
 def _largest_rounding(
     plan: MergePlan, written: Checkpoint, name: str, proof: NumbersProof
 ) -> float:
-    change = plan.changes[name]
+    """Some rows of each matrix of a tensor, worked out again."""
     shape = shape_of(plan, name)
-    matrix_shape = shape[-2:] if len(shape) > 1 else (1, *shape)
+    height, width = shape[-2:] if len(shape) > 1 else (1, shape[0])
+    rows = torch.linspace(0, height - 1, min(ROWS, height)).round().long()
+    origin = _Origin(plan, name, plan.changes[name], width)
     largest = 0.0
-    whole = _origin(plan, name, change).view(-1, *matrix_shape)
-    for matrix in range(whole.shape[0]):
-        rows = torch.linspace(0, matrix_shape[0] - 1, min(ROWS, matrix_shape[0])).round().long()
-        exact = _exact(plan, change, whole[matrix], matrix, rows)
-        first = matrix * matrix_shape[0]
-        found = torch.stack(
-            [
-                written.read_range(name, (first + int(row)) * matrix_shape[1], matrix_shape[1])
-                for row in rows
-            ]
-        )
+    for matrix in range(torch.Size(shape).numel() // (height * width)):
+        first = matrix * height
+        exact = _exact(plan, plan.changes[name], origin, matrix, height, rows)
+        places = [(first + int(row)) * width for row in rows]
+        found = torch.stack([written.read_range(name, place, width) for place in places])
         largest = max(largest, _roundings(found, exact))
         proof.rows += len(rows)
     return largest
 
 
-def _origin(plan: MergePlan, name: str, change: Change) -> Tensor:
-    """The whole tensor that the updates are added to."""
-    if change.replacement is not None:
-        assert plan.adapter is not None
-        return plan.adapter.whole[change.replacement]
-    tensor = plan.checkpoint.read(plan.added.get(name, name))
-    if change.through_nf4:
-        return by_bitsandbytes(tensor.to(plan.compute_dtype))
-    return tensor
+class _Origin:
+    """Rows of the tensor that the updates are added to; all of it is held only in 4 bits' case."""
+
+    def __init__(self, plan: MergePlan, name: str, change: Change, width: int) -> None:
+        self._checkpoint = plan.checkpoint
+        self._name = plan.added.get(name, name)
+        self._width = width
+        self._whole: Tensor | None = None
+        if change.replacement is not None:
+            assert plan.adapter is not None
+            self._whole = plan.adapter.whole[change.replacement]
+        elif change.through_nf4:
+            loaded = plan.checkpoint.read(self._name).to(plan.compute_dtype)
+            self._whole = by_bitsandbytes(loaded)
+        if self._whole is not None:
+            self._whole = self._whole.reshape(-1, width)
+
+    def rows(self, first: int, rows: Tensor) -> Tensor:
+        """(rows, width) in float64."""
+        if self._whole is not None:
+            return self._whole[first + rows].double()
+        places = [(first + int(row)) * self._width for row in rows]
+        read = [self._checkpoint.read_range(self._name, place, self._width) for place in places]
+        return torch.stack(read).double()
 
 
-def _exact(plan: MergePlan, change: Change, matrix: Tensor, number: int, rows: Tensor) -> Tensor:
+def _exact(
+    plan: MergePlan, change: Change, origin: _Origin, number: int, height: int, rows: Tensor
+) -> Tensor:
     """These rows of the merged matrix, in float64."""
-    found = matrix[rows].double()
+    first = number * height
+    found = origin.rows(first, rows)
     for part in change.low_rank:
-        delta = _delta(part, number)
-        if part.update.magnitude is None:
-            found += part.scale * delta[rows]
-            continue
-        direction = matrix.double() + part.scale * delta
-        norms = direction.norm(dim=0 if part.swapped else 1, keepdim=True)
-        magnitude = part.update.magnitude.double()
-        scaled = direction / norms * (magnitude if part.swapped else magnitude.unsqueeze(1))
-        found = scaled[rows]
+        magnitude = part.update.magnitude
+        if magnitude is None:
+            found = found + part.scale * _delta(part, number, rows)
+        elif part.swapped:  # norms run down the columns: the whole matrix
+            everything = torch.arange(height)
+            direction = origin.rows(first, everything)
+            direction = direction + part.scale * _delta(part, number, everything)
+            found = (direction / direction.norm(dim=0) * magnitude.double())[rows]
+        else:
+            direction = found + part.scale * _delta(part, number, rows)
+            norms = direction.norm(dim=1, keepdim=True)
+            found = direction / norms * magnitude.double()[rows].unsqueeze(1)
     if change.token_rows is not None:
         assert plan.adapter is not None
         layer, indices = change.token_rows
@@ -203,18 +236,18 @@ def _exact(plan: MergePlan, change: Change, matrix: Tensor, number: int, rows: T
     return found
 
 
-def _delta(part: LowRank, number: int) -> Tensor:
-    """B A as it lies in the stored matrix."""
+def _delta(part: LowRank, number: int, rows: Tensor) -> Tensor:
+    """These rows of B A as it lies in the stored matrix."""
     a, b = part.update.a, part.update.b
     assert a is not None
     assert b is not None
-    a, b = a.double(), b.double()
     if part.experts > 1:
         expert = number if part.expert is None else part.expert
         rank = a.shape[0] // part.experts
         a, b = a[expert * rank : (expert + 1) * rank], b[:, expert :: part.experts]
-    delta = b[slice(*part.b_rows)] @ a
-    return delta.T if part.swapped else delta
+    b = b[slice(*part.b_rows)]
+    left, right = (a.T, b.T) if part.swapped else (b, a)
+    return left[rows].double() @ right.double()
 
 
 def _roundings(found: Tensor, exact: Tensor) -> float:

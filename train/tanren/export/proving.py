@@ -89,8 +89,8 @@ def compare(
 ) -> ExportProof:
     """All measurements put together and judged. `found` None: the reader wrote no answers."""
     precision = _PRECISIONS.get(dtype, dtype)
-    if tuned.dtype == torch.bfloat16 and precision == "float32":
-        precision = "bfloat16"
+    if tuned.dtype == torch.bfloat16 and precision in ("float32", "float16"):
+        precision = "bfloat16"  # both sides were computed with its noise
     expected = sorted(expected_stops or tuned.generation()["eos_token_id"])
     return proofs.judge(
         ExportProof(
@@ -103,7 +103,7 @@ def compare(
             prompts=len(reference.conversations),
             prompts_from=reference.prompts_from,
             positions=sum(len(part) for part in reference.expected),
-            distance=distance(reference.expected, logits),
+            distance=distance(reference.expected, logits, tie=proofs.tie_of(tuned.dtype)),
             moved=reference.moved,
             others=dict(reference.others),
             tolerance=TOLERANCES.get(precision, TOLERANCES["fewer bits"]),
@@ -165,7 +165,7 @@ def describe(
     commands: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Proof, model card and the base's licence beside the weights; returns what proof.json says."""
-    told = {**proof, "asked": asked_for(request)}
+    told = {**proof, "asked": asked_for(tuned, request)}
     write_json(staged / "proof.json", told)
     base = tuned.source.path if tuned.source is not None else None
     facts = card_facts(

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from tanren.errors import Fault, UserError
+from tanren.export.merge.checkpoint import Checkpoint
 from tanren.export.merge.plan import MergePlan
 from tanren.export.merged import (
     FLOATS,
@@ -24,12 +26,14 @@ from tanren.export.merged import (
 from tanren.export.numbers_proof import NumbersProof, prove_numbers, require_memory
 from tanren.export.numbers_proof import require as require_numbers
 from tanren.export.proof import ExportProof, require
-from tanren.export.proving import ask_tuned, describe, prove_folder
+from tanren.export.proving import ask_tuned, describe, prompts_through, prove_folder
 from tanren.export.reference import Reference
 from tanren.export.request import Clock, Exported, Request, Step, Teller, require_room, size_of
 from tanren.export.serve_commands import merged_commands
+from tanren.export.settings import copy_tokenizer, write_settings
 from tanren.export.tuned import Tuned
 from tanren.export.vllm import ServedAdapter, write_served_adapter
+from tanren.model import load_tokenizer_from
 from tanren.rundir import staged_folder
 
 
@@ -81,12 +85,49 @@ def _prove_merged(
 ) -> ExportProof | NumbersProof:
     """By what the model says, or where it is too large for that by its numbers."""
     if reference is None:
-        numbers = prove_numbers(plan, staged, dtype=dtype)
+        numbers = prove_numbers(
+            plan,
+            staged,
+            dtype=dtype,
+            stop_ids=_stops_on_disk(tuned, staged),
+            prompt_ids_equal=prompts_through(load_tokenizer_from(staged), tuned),
+        )
+        numbers.failures += _misfits(staged)
+        numbers.passed = not numbers.failures
         require_numbers(numbers, folder)
         return numbers
     proof = prove_folder(tuned, reference, staged, kind="merged", dtype=dtype)
     require(proof, folder)
     return proof
+
+
+def _stops_on_disk(tuned: Tuned, folder: Path) -> dict[str, list[int]]:
+    stops = GenerationConfig.from_pretrained(folder, local_files_only=True).eos_token_id
+    found = [stops] if isinstance(stops, int) else stops or []
+    return {"tuned": sorted(tuned.generation()["eos_token_id"]), "export": sorted(found)}
+
+
+def _misfits(folder: Path) -> list[str]:
+    """Layers that config.json asks for and the files lack, or have in another shape."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    stored = Checkpoint(folder)
+    head = set() if not config.get_text_config().tie_word_embeddings else {"lm_head.weight"}
+    wanted = {n: tuple(p.shape) for n, p in model.named_parameters() if ".experts." not in n}
+    found = {
+        name.replace(".block_sparse_moe.", ".mlp."): place.shape
+        for name, place in stored.places.items()
+    }
+    prefix = f"{model.base_model_prefix}."
+    wrong = [
+        name
+        for name, shape in wanted.items()
+        if name not in head and found.get(name, found.get(name.removeprefix(prefix))) != shape
+    ]
+    return (
+        [f"{len(wrong)} tensors do not fit config.json, the first is {wrong[0]}"] if wrong else []
+    )
 
 
 def to_adapter(tuned: Tuned, request: Request, folder: Path, tell: Teller) -> Exported:
@@ -99,12 +140,16 @@ def to_adapter(tuned: Tuned, request: Request, folder: Path, tell: Teller) -> Ex
                 "export it with --to merged, gguf, ollama or vllm",
             )
         )
+    plan_of(tuned, request.onto)  # does it fit its base, and is it whole?
     require_room(folder, tuned.adapter.bytes)
     require_memory(tuned, tuned.dtype.itemsize)
     clock = Clock()
     reference = clock.time("ask", lambda: ask_tuned(tuned, request, tell))
     with staged_folder(folder) as staged:
         copy_adapter(tuned, staged)
+        if not (staged / "tokenizer.json").is_file():  # plain PEFT: the tokenizer is the base's
+            copy_tokenizer(tuned.model_folder, staged, tuned.template)
+            write_settings(staged / "generation_config.json", tuned.generation())
         tell("stage", name="prove", text="reading it back and comparing")
         copied = replace(tuned, folder=staged)
         proof = clock.time(
@@ -128,6 +173,7 @@ def to_server(tuned: Tuned, request: Request, folder: Path, tell: Teller) -> Exp
                 "export it with --to merged: these servers take whole models as they are",
             )
         )
+    plan_of(tuned, request.onto)  # does it fit its base, and is it whole?
     require_memory(tuned, tuned.dtype.itemsize)
     server: Literal["vllm", "sglang"] = "vllm" if request.to == "vllm" else "sglang"
     clock = Clock()

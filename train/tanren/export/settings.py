@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from tanren.errors import Fault, ModelError
 from tanren.rundir import read_json
 
 TOKENIZER_FILES = (
@@ -87,7 +88,17 @@ def copy_tokenizer(folder: Path, into: Path, template: str) -> None:
     for name in TOKENIZER_FILES:
         if (folder / name).is_file():
             shutil.copyfile(folder / name, into / name)
-    settings = tokenizer_settings(read_json(folder / "tokenizer_config.json"))
+    own = folder / "tokenizer_config.json"
+    if not own.is_file():
+        raise ModelError.of(
+            Fault(
+                str(own),
+                "no such file",
+                "the tokenizer's settings",
+                "download the model's tokenizer again",
+            )
+        )
+    settings = tokenizer_settings(read_json(own))
     settings["chat_template"] = template
     (into / "chat_template.jinja").write_text(template, encoding="utf-8", newline="\n")
     write_settings(into / "tokenizer_config.json", settings)

@@ -20,7 +20,7 @@ from tanren.export.merge.checkpoint import Checkpoint
 from tanren.export.merge.nf4 import through_nf4
 from tanren.methods import Lora, QLora
 from tanren.model import Source
-from tanren.rundir import RunDirectory, missing_files, read_json
+from tanren.rundir import COMPLETE, RunDirectory, missing_files, read_json
 from tanren.template import ChatRenderer
 
 Onto = Literal["trained", "nf4", "original"]
@@ -150,9 +150,10 @@ def open_tuned(target: str, *, base: str | None = None, onto: Onto = "trained") 
 
 def _require_whole(folder: Path) -> None:
     """A folder that we sealed must still be what we sealed."""
-    if not (folder / CARD).is_file():
-        return
-    problems = missing_files(folder)
+    sealed = (folder / COMPLETE).is_file() or _run_of(folder) is not None
+    if not (folder / CARD).is_file() or not sealed:
+        return  # from elsewhere: the Hub gets no seal
+    problems = [p for p in missing_files(folder) if not p.startswith("README.md has")]
     if problems:
         raise ModelError.of(
             *(
@@ -178,7 +179,7 @@ def _base_of(
     revision = None
     if base is None:
         revision = card.base_revision if card else adapter.settings.get("revision")
-    source = models.locate(ModelConfig(name=str(name), revision=revision))
+    source = models.locate_base(str(name), revision)
     models.known_architecture(source)
     faults = []
     if "quantization_config" in source.config:
@@ -221,10 +222,11 @@ def _run_of(folder: Path) -> RunDirectory | None:
 
 
 def _dtype_of(card: Prompting | None) -> torch.dtype:
+    if card is not None and card.method["name"] == "full":
+        return torch.float32  # kept so, whatever the products ran in
     if card is None or card.dtype == "auto":
         return models.compute_dtype(ModelConfig(name="-"))
-    whole = card.method["name"] == "full"  # kept in float32, whatever the products ran in
-    return torch.bfloat16 if card.dtype == "bfloat16" and not whole else torch.float32
+    return torch.bfloat16 if card.dtype == "bfloat16" else torch.float32
 
 
 def _dequantise(base: Any) -> None:

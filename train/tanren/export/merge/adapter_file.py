@@ -9,20 +9,28 @@ Adapters on stacked experts wrap the layer once for each parameter: the names of
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
+from tanren import privacy
 from tanren.errors import Fault, ModelError
-from tanren.rundir import read_json
+from tanren.export.merge.adapter_settings import CONFIG, read_settings, settings_faults
 
-CONFIG = "adapter_config.json"
+privacy.apply()
+
+from transformers import PreTrainedModel  # noqa: E402 - telemetry must be off before
+
 WEIGHTS = "adapter_model.safetensors"
+PICKLED = "adapter_model.bin"
 _PREFIX = "base_model.model."
 _LOW_RANK = re.compile(
     r"^(?P<layer>.+?)(?P<depth>(\.base_layer)*)\."
@@ -30,18 +38,6 @@ _LOW_RANK = re.compile(
     r"(\.(?P<kind>weight|bias))?$"
 )
 _TOKENS = ".token_adapter.trainable_tokens_delta"
-
-# Settings of PEFT with which a layer computes something else than (W + scale * B A) x.
-_OTHER_SUMS = (
-    "lora_bias",
-    "layer_replication",
-    "alora_invocation_tokens",
-    "use_qalora",
-    "use_bdlora",
-    "arrow_config",
-    "kasa_config",
-    "monteclora_config",
-)
 
 
 @dataclass
@@ -74,15 +70,20 @@ class AdapterFile:
 
     @classmethod
     def read(cls, folder: Path) -> AdapterFile:
-        """Raises ModelError where this is no LoRA that can be written into weights."""
-        adapter = cls(folder, _settings(folder))
+        """Raises ModelError with everything for which this is no LoRA that can be written into
+        weights.
+        """
+        settings = read_settings(folder)
+        faults = list(settings_faults(folder, settings))
+        tensors = _tensors(folder, faults)
+        adapter = cls(folder, settings)
         unknown = []
-        for name, tensor in _tensors(folder / WEIGHTS).items():
+        for name, tensor in tensors.items():
             adapter.bytes += tensor.numel() * tensor.element_size()
             if not adapter._take(name, tensor):
                 unknown.append(name)
         if unknown:
-            raise ModelError.of(
+            faults.append(
                 Fault(
                     str(folder / WEIGHTS),
                     f"{len(unknown)} tensors of an unknown kind, the first is {unknown[0]}",
@@ -90,8 +91,49 @@ class AdapterFile:
                     "merge it with the library that wrote it",
                 )
             )
-        adapter._refuse_halves()
+        faults += adapter._tensor_faults()
+        if faults:
+            raise ModelError.of(*faults)
         return adapter
+
+    def require_all(self, model: nn.Module) -> None:
+        """Raise ModelError unless there is a tensor for everything that the settings name on this
+        base (`model`: its architecture on the meta device).
+
+        PEFT puts an untrained matrix where one is missing and says so only in a warning.
+        """
+        asked = AdapterFile(self.folder, self.settings)
+        for name, tensor in _as_configured(self.folder, self.settings, model).items():
+            asked._take(name, tensor)
+        missing = [*self._missing_updates(asked), *self._missing_whole(asked, model)]
+        if missing:
+            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+            raise ModelError.of(
+                Fault(
+                    str(self.folder / WEIGHTS),
+                    f"nothing for {', '.join(missing[:3])}{more}",
+                    f"tensors for all that {CONFIG} names",
+                    "restore the adapter's folder: a part of it was lost, or its settings changed",
+                )
+            )
+
+    def _missing_updates(self, asked: AdapterFile) -> Iterator[str]:
+        for key, update in asked.layers.items():
+            own = self.layers.get(key)
+            if own is None:
+                yield update.layer
+            elif update.magnitude is not None and own.magnitude is None:
+                yield f"the magnitude of {update.layer}"
+
+    def _missing_whole(self, asked: AdapterFile, model: nn.Module) -> Iterator[str]:
+        """Of tied embeddings one is enough: which of the two is saved depends on PEFT's version."""
+        ends = _tied_ends(model)
+        for own, wanted, suffix in (
+            (self.whole.keys(), asked.whole.keys(), ".weight"),
+            (self.token_rows.keys(), asked.token_rows.keys(), ""),
+        ):
+            tied = {f"{end}{suffix}" for end in ends}
+            yield from sorted(name for name in wanted - own if not (name in tied and tied & own))
 
     def _take(self, name: str, tensor: Tensor) -> bool:
         if not name.startswith(_PREFIX):
@@ -119,67 +161,83 @@ class AdapterFile:
             update.b = tensor
         return True
 
-    def _refuse_halves(self) -> None:
+    def _tensor_faults(self) -> Iterator[Fault]:
+        where = str(self.folder / WEIGHTS)
+        if not self.layers and not self.whole and not self.token_rows:
+            yield Fault(where, "no tensors", "a trained adapter", "restore the adapter's file")
         halves = [u.layer for u in self.layers.values() if u.a is None or u.b is None]
         if halves:
-            raise ModelError.of(
-                Fault(
-                    str(self.folder / WEIGHTS),
-                    f"{len(halves)} layers with only one of A and B, the first is {halves[0]}",
-                    "both for each layer",
-                    "restore the adapter's file",
-                )
-            )
-
-
-def _settings(folder: Path) -> Mapping[str, Any]:
-    settings = read_json(folder / CONFIG)
-    where = str(folder / CONFIG)
-    if not isinstance(settings, dict) or settings.get("peft_type") != "LORA":
-        kind = settings.get("peft_type") if isinstance(settings, dict) else type(settings).__name__
-        raise ModelError.of(
-            Fault(
+            yield Fault(
                 where,
-                f"an adapter of type {kind}",
-                "LORA (LoRA, QLoRA, DoRA, LoRA+, rsLoRA, PiSSA, OLoRA, EVA)",
-                "merge it with the library that wrote it",
+                f"{len(halves)} layers with only one of A and B, the first is {halves[0]}",
+                "both for each layer",
+                "restore the adapter's file",
             )
-        )
-    faults = [
-        Fault(
-            f"{where} {name}",
-            repr(settings[name]),
-            "a layer that computes (W + scale * B A) x: others cannot be written into weights",
-            "serve it through PEFT",
-        )
-        for name in _OTHER_SUMS
-        if settings.get(name)
-    ]
-    initial = settings.get("init_lora_weights")
-    if isinstance(initial, str) and initial.split("_")[0] in ("pissa", "olora", "corda", "loftq"):
-        faults.append(
-            Fault(
-                f"{where} init_lora_weights",
-                repr(initial),
-                "an adapter for the unchanged base: this one stands on what that start left of it",
-                "convert it (PEFT: path_initial_model_for_weight_conversion) and export that",
+        parts = [(u.layer, t) for u in self.layers.values() for t in (u.a, u.b) if t is not None]
+        parts += self.token_rows.items()
+        odd = [(n, t) for n, t in parts if t.ndim != 2 or not t.is_floating_point()]
+        if odd:
+            layer, tensor = odd[0]
+            yield Fault(
+                where,
+                f"{len(odd)} tensors that are no matrix of numbers, the first is "
+                f"{tuple(tensor.shape)} in {str(tensor.dtype).removeprefix('torch.')}, of {layer}",
+                "matrices of two dimensions in floating point",
+                "restore the adapter's file; convolutions are not merged",
             )
-        )
-    if faults:
-        raise ModelError.of(*faults)
-    return settings
 
 
-def _tensors(file: Path) -> dict[str, Tensor]:
+def _tensors(folder: Path, faults: list[Fault]) -> dict[str, Tensor]:
+    """Raises ModelError, with `faults` found before, where there is nothing to read."""
+    file = folder / WEIGHTS
+    found, remedy = "", "restore the adapter's folder"
     try:
         with safe_open(file, framework="pt") as opened:
             return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
+        found = f"no readable file ({str(error).splitlines()[0][:100]})"
+    if not file.exists() and (folder / PICKLED).is_file():
+        found = f"pickled weights only ({PICKLED}), which can run code when they are loaded"
+        remedy = (
+            "if you trust them, convert them once: load the adapter with PEFT and call "
+            "save_pretrained, which writes safetensors"
+        )
+    fault = Fault(str(file), found, "the adapter's tensors in safetensors", remedy)
+    raise ModelError.of(*faults, fault)
+
+
+def _as_configured(
+    folder: Path, settings: Mapping[str, Any], model: nn.Module
+) -> dict[str, Tensor]:
+    """What PEFT would save for these settings on this base, without numbers."""
+    from peft import LoraConfig, PeftConfig, get_peft_model, get_peft_model_state_dict
+
+    chosen = {**settings, "init_lora_weights": False, "task_type": None}
+    try:
+        with warnings.catch_warnings(), torch.device("meta"):
+            warnings.simplefilter("ignore")
+            config = PeftConfig.from_peft_type(**chosen)
+            assert isinstance(config, LoraConfig)
+            adapted = get_peft_model(copy.deepcopy(model), config, low_cpu_mem_usage=True)
+            found = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        words = " ".join(str(error).split())[:200]
         raise ModelError.of(
             Fault(
-                str(file),
-                f"no readable file ({str(error).splitlines()[0][:100]})",
-                "the adapter's tensors in safetensors",
-                "restore the adapter's folder",
+                str(folder / CONFIG),
+                f"settings that PEFT cannot put on this base ({words})",
+                "an adapter for this base",
+                "name the base that it was trained on, or restore the adapter's folder",
             )
         ) from None
+    return dict(found)
+
+
+def _tied_ends(model: nn.Module) -> set[str]:
+    """Names of the input embedding and the head where both are one tensor."""
+    if not isinstance(model, PreTrainedModel):
+        return set()
+    if not model.config.get_text_config().tie_word_embeddings:
+        return set()
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    return {name for name, module in model.named_modules() if any(module is end for end in ends)}

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from tanren.export.merge.checkpoint import INDEX, SafetensorsWriter
+from tanren.export.merge.checkpoint import INDEX, SINGLE, SafetensorsWriter
 from tanren.export.merge.pieces import pieces, shape_of
 from tanren.export.merge.plan import MergePlan
 
@@ -47,7 +47,7 @@ def merge(
                 _write_file(plan, line, writer, tensors, where, progress)
             names |= {name: file.name for name, _, _ in tensors}
             total += sum(torch.Size(shape).numel() * kind.itemsize for _, kind, shape in tensors)
-    if len(plan.checkpoint.files) > 1:
+    if [file.name for file in plan.checkpoint.files] != [SINGLE]:
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(names.items()))}
         text = json.dumps(index, indent=2, ensure_ascii=False) + "\n"
         (folder / INDEX).write_text(text, encoding="utf-8")

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeGuard
 
 import torch
 from torch import Tensor
@@ -41,6 +41,7 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _ALIGNMENT = 8
 _LARGEST_HEADER = 100_000_000
 _COPY_BYTES = 8 << 20
+_WHOLE = "a whole safetensors file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,25 +74,20 @@ class Checkpoint:
         for file in self.files:
             try:
                 self.places |= _places(file)
-            except (ValueError, KeyError, TypeError) as error:
-                faults.append(
-                    Fault(
-                        str(file),
-                        f"a damaged file ({error})",
-                        "a whole safetensors file",
-                        "download it again",
-                    )
-                )
+            except (ValueError, RecursionError) as error:
+                found = f"a damaged file ({str(error)[:100]})"
+                faults.append(Fault(str(file), found, _WHOLE, "download it again"))
+            except OSError as error:
+                faults.append(_unreadable(file, error))
         faults += self._index_faults() if not faults else []
         if faults:
             raise ModelError.of(*faults)
 
     def _index_faults(self) -> Iterator[Fault]:
-        index = self.folder / INDEX
-        if not index.is_file():
+        if (self.folder / SINGLE).is_file():
             return
-        named = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        lost = sorted(set(named) - self.places.keys())
+        index = self.folder / INDEX
+        lost = sorted(_weight_map(index).keys() - self.places.keys())
         if lost:
             yield Fault(
                 str(index),
@@ -133,68 +129,103 @@ def _read_whole(file: Any, into: memoryview, path: Path) -> None:
     while done < len(into):
         count = file.readinto(into[done:])
         if not count:
-            raise ModelError.of(
-                Fault(str(path), "an early end", "a whole safetensors file", "download it again")
-            )
+            raise ModelError.of(Fault(str(path), "an early end", _WHOLE, "download it again"))
         done += count
 
 
+def _unreadable(file: Path, error: OSError) -> Fault:
+    found = f"a file that cannot be read ({error.strerror})"
+    return Fault(str(file), found, _WHOLE, "change its permissions, or download it again")
+
+
 def _files(folder: Path) -> list[Path]:
-    """The files that hold the weights; all that are missing are named at once."""
+    """The files that hold the weights; all that are missing are named at once. As for transformers,
+    an index counts only where there is no single file.
+    """
     index = folder / INDEX
-    if index.is_file():
-        try:
-            names = sorted(
-                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            )
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ModelError.of(
-                Fault(
-                    str(index),
-                    f"a damaged index ({error})",
-                    "JSON with a weight_map",
-                    "download it again",
-                )
-            ) from None
-        files = [folder / name for name in names]
+    if index.is_file() and not (folder / SINGLE).is_file():
+        files = [folder / name for name in sorted(set(_weight_map(index).values()))]
     else:
         files = [folder / SINGLE]
     missing = [file for file in files if not file.is_file()]
     if missing:
+        expected = f"{len(files)} files of weights"
+        remedy = "download the missing file"
         raise ModelError.of(
-            *(
-                Fault(
-                    str(file),
-                    "no such file",
-                    f"{len(files)} files of weights",
-                    "download the missing file",
-                )
-                for file in missing
-            )
+            *(Fault(str(file), "no such file", expected, remedy) for file in missing)
         )
     return files
 
 
+def _weight_map(index: Path) -> dict[str, str]:
+    """Tensor name -> file name. Raises ModelError for an index that does not say so."""
+    try:
+        found = json.loads(index.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError.of(_damaged_index(index, str(error)[:100])) from None
+    names = found.get("weight_map") if isinstance(found, dict) else None
+    if not isinstance(names, dict) or not names:
+        raise ModelError.of(_damaged_index(index, "no tensors in its weight_map"))
+    strange = [name for name in names.values() if not _is_file_name(name)]
+    if strange:
+        raise ModelError.of(_damaged_index(index, f"{strange[0]!r} in place of a file's name"))
+    return names
+
+
+def _is_file_name(name: object) -> bool:
+    """Whether this names a file of the folder itself."""
+    return (
+        isinstance(name, str)
+        and name not in ("", ".", "..")
+        and "\0" not in name
+        and (Path(name).name == name)
+    )
+
+
+def _damaged_index(index: Path, words: str) -> Fault:
+    expected = "JSON whose weight_map names a file of this folder for each tensor"
+    return Fault(str(index), f"a damaged index ({words})", expected, "download it again")
+
+
 def _places(file: Path) -> dict[str, TensorPlace]:
+    """Raises ValueError for a file that is none, or is not whole."""
     size = file.stat().st_size
     with open(file, "rb") as handle:
         length = int.from_bytes(handle.read(8), "little")
         if not 2 <= length <= min(_LARGEST_HEADER, size - 8):
             raise ValueError("its header is not whole")
         header = json.loads(handle.read(length))
+    if not isinstance(header, dict):
+        raise ValueError("its header names no tensors")
     data = 8 + length
-    found = []
-    for name, facts in header.items():
-        if name == "__metadata__":
-            continue
-        if facts["dtype"] not in DTYPES:
-            raise ValueError(f"{name} has the type {facts['dtype']}, which is not known")
-        begin, end = facts["data_offsets"]
-        place = TensorPlace(file, DTYPES[facts["dtype"]], tuple(facts["shape"]), data + begin)
-        if end - begin != place.bytes or data + end > size:
-            raise ValueError(f"{name} ends outside of it")
-        found.append((name, place))
+    found = [
+        (name, _place(file, name, facts, data, size))
+        for name, facts in header.items()
+        if name != "__metadata__"
+    ]
+    if not found:
+        raise ValueError("it holds no tensors")
     return dict(sorted(found, key=lambda pair: pair[1].begin))
+
+
+def _place(file: Path, name: str, facts: Any, data: int, size: int) -> TensorPlace:
+    """What the header says of one tensor; its numbers are counted from `data` on."""
+    if not isinstance(facts, dict):
+        raise ValueError(f"{name} is not described")
+    dtype, shape, offsets = facts.get("dtype"), facts.get("shape"), facts.get("data_offsets")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise ValueError(f"{name} has the type {dtype!r}, which is not known")
+    if not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
+        raise ValueError(f"{name} has no shape or place")
+    begin, end = offsets
+    place = TensorPlace(file, DTYPES[dtype], tuple(shape), data + begin)
+    if end - begin != place.bytes or data + end > size:
+        raise ValueError(f"{name} ends outside of it")
+    return place
+
+
+def _are_counts(values: Any) -> TypeGuard[list[int]]:
+    return isinstance(values, list) and all(type(v) is int and v >= 0 for v in values)
 
 
 class SafetensorsWriter:

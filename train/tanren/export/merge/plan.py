@@ -85,8 +85,11 @@ def plan_merge(
     compute_dtype: torch.dtype,
 ) -> MergePlan:
     """`model` is the base's architecture on the meta device. `nf4`: linear layers take the values
-    that the adapter saw in training. Raises ModelError with every tensor that finds no place.
+    that the adapter saw in training. Raises ModelError with every tensor that finds no place, and
+    with every layer that should have an adapter and has none.
     """
+    if adapter is not None:
+        adapter.require_all(model)
     return _Planner(checkpoint, adapter, model, compute_dtype).plan(nf4=nf4)
 
 
@@ -109,6 +112,7 @@ class _Planner:
         self.vocabulary: int | None = None
         self.embedding, self.head = _ends(model)
         self.tied = _tied(model)
+        self.prefix = str(model.base_model_prefix)
 
     def plan(self, *, nf4: bool) -> MergePlan:
         untied = False
@@ -191,8 +195,10 @@ class _Planner:
             )
             return
         names = [f"{layer}.weight"]
-        if self.tied and layer == self.embedding and untied:
-            names.append(f"{self.head}.weight")  # PEFT trains the rows of both
+        head = f"{self.head}.weight"
+        stored = untied or head in self.checkpoint.places
+        if self.tied and layer == self.embedding and stored:
+            names.append(head)  # PEFT trains the rows of both
         for name in names:
             targets = self._stored(name)
             if not targets:
@@ -336,6 +342,9 @@ class _Planner:
         """The checkpoint's names for a parameter of the model; empty where it has none."""
         if name in self.checkpoint.places or name in self.added:
             return [name]
+        bare = name.removeprefix(f"{self.prefix}.")
+        if bare in self.checkpoint.places:  # saved from the model without its head
+            return [bare]
         for new, old in _RENAMED:
             if new in name and name.replace(new, old) in self.checkpoint.places:
                 return [name.replace(new, old)]
