@@ -164,6 +164,7 @@ def test_commands_that_need_a_gpu_are_not_misspelled() -> None:
     [
         *READMES,
         "CONTRIBUTING.md",
+        "docs/evaluate.md",
         "docs/export.md",
         "docs/how-it-works.md",
         "docs/serving.md",

@@ -38,6 +38,8 @@ def imported_by(*words: str, home: Path) -> set[str]:
         ["check", "--help"],
         ["train", "--help"],
         ["chat", "--help"],
+        ["eval", "--help"],
+        ["eval", "import-ratings", "--help"],
         ["export", "--help"],
         ["runs", "--help"],
         ["runs"],
@@ -77,6 +79,8 @@ def processor_seconds(*words: str) -> float:
         "train",
         "run",
         "chat",
+        "eval",
+        "eval import-ratings",
         "export",
         "runs",
         "runs show",
@@ -96,5 +100,5 @@ def test_every_command_explains_itself(command: str, home: Path) -> None:
 def test_no_command_at_all_shows_the_commands(home: Path) -> None:
     ended = run()
     assert ended.code == 0
-    for command in ("check", "train", "chat", "export", "runs", "config", "methods"):
+    for command in ("check", "train", "chat", "eval", "export", "runs", "config", "methods"):
         assert command in ended.out

@@ -29,7 +29,7 @@ def show_evaluation(console: Console, done: Evaluated) -> None:
     found = done.evaluation
     heading(console, found.title)
     rows = f"{counted(found.data.rows, 'row')} of {found.data.file}"
-    console.print(text(f"{rows}; {found.task}: {found.task_reason}", "dim"), soft_wrap=True)
+    console.print(text(f"{rows}; task: {found.task} ({found.task_reason})", "dim"), soft_wrap=True)
     _show_scores(console, found)
     _show_comparisons(console, found)
     _show_retention(console, found)
@@ -38,7 +38,7 @@ def show_evaluation(console: Console, done: Evaluated) -> None:
         console.print(text(f"note: {note}", "yellow"), soft_wrap=True)
     console.print()
     console.print(text(f"took {duration(found.seconds)}; everything is in {done.folder.path}"))
-    console.print(text(f"look at it:  {shell(done.folder.report_html)}"), soft_wrap=True)
+    console.print(text(f"open in a browser:  {shell(done.folder.report_html)}"), soft_wrap=True)
 
 
 def _show_scores(console: Console, found: Evaluation) -> None:
@@ -49,12 +49,12 @@ def _show_scores(console: Console, found: Evaluation) -> None:
         style = "bold" if metric.name == found.main else ""
         row(made, _title(metric), *cells, style=style)
     console.print(made)
+    console.print(text("in brackets 95% intervals; ↑ more is better, ↓ less is better", "dim"))
 
 
 def _title(metric: MeasuredMetric) -> str:
-    if metric.higher_is_better is None:
-        return metric.title
-    return f"{metric.title} ({'higher' if metric.higher_is_better else 'lower'} is better)"
+    sign = {True: " ↑", False: " ↓", None: ""}[metric.higher_is_better]
+    return f"{metric.title}{sign}"
 
 
 def _value(metric: MeasuredMetric, value: MeasuredValue) -> str:
@@ -71,9 +71,12 @@ def _show_comparisons(console: Console, found: Evaluation) -> None:
         return
     for model in found.candidates:
         heading(console, f"{model.name} against {found.reference}")
-        for one in found.comparisons:
+        own = [one for one in found.comparisons if one.model == model.name]
+        if not own:
+            console.print(text("nothing to compare: no row has an answer of both"))
+        for one in own:
             metric = found.metric(one.metric)
-            if one.model != model.name or metric is None:
+            if metric is None:
                 continue
             words = f"{metric.title}: {one.sentence}"
             up, down = ("higher", "lower") if metric.higher_is_better is None else _WAYS
@@ -107,10 +110,17 @@ def show_opinions(
             value += f" ({shown_range(one.low, one.high, unit)})"
         row(made, one.name, one.model, one.criterion, value, one.rows, one.excluded)
     console.print(made)
-    for agreement in agreements:
-        value = "-" if agreement.value is None else f"{agreement.value:.2f}"
-        words = f"{agreement.between}, {agreement.criterion}: {agreement.statistic} {value}"
-        console.print(text(f"{words} ({counted(agreement.rows, 'row')})"), soft_wrap=True)
+    if agreements:
+        _show_agreements(console, agreements)
+
+
+def _show_agreements(console: Console, agreements: Sequence[Agreement]) -> None:
+    made = table("agreement of", "criterion", "statistic", "value", "rows", right=(3, 4))
+    for one in agreements:
+        value = "-" if one.value is None else f"{one.value:.2f}".replace("-", "−")
+        row(made, one.between, one.criterion, one.statistic, value, one.rows)
+    console.print(made)
+    console.print(text("1 is full agreement, 0 what chance would give", "dim"))
 
 
 def show_lost(console: Console, done: Evaluated) -> None:

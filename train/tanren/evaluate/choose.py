@@ -202,7 +202,8 @@ def _text(rows: Sequence[_Row]) -> Task:
     median = lengths[len(lengths) // 2]
     different = len({normalised(row.reference) for row in rows})
     facts = (
-        f"{different:,} different references in {len(rows):,} rows, {median} characters (median)"
+        f"{different:,} different references in {len(rows):,} rows, median length {median} "
+        "characters"
     )
     if median <= SHORT_CHARACTERS:
         metrics = ("normalised_match", "contains", "chrf", "rouge_l", *ALWAYS)

@@ -62,7 +62,7 @@ def make_plan(
         reason = task.reason
     else:
         metrics = _requested(requests, config, embed)
-        reason = f"asked for; the data: {task.reason}"
+        reason = f"metrics as asked for; the data: {task.reason}"
     labels = tuple(_spellings(questions).get(label, label) for label in task.labels)
     plan = Plan(task.kind, reason, _distinct(metrics), labels, has_options, tuple(notes))
     return plan, asked

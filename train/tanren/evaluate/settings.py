@@ -136,7 +136,7 @@ class EvaluateConfig(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> EvaluateConfig:
         if self.retention.gate_points is not None and self.retention.enabled is False:
-            raise ValueError("retention.enabled beside retention.gate_points")
+            raise ValueError("retention to be asked (no --no-retention) where it has a gate")
         return self
 
 

@@ -17,6 +17,8 @@ from tanren.evaluate.report.document import (
 )
 from tanren.evaluate.report.looks import LONGEST_TEXT, shortened
 
+_OPENING = re.compile(r"<(?! )")
+"""What may open a tag; a `<` before a space is a sign that people read, as in p < 0.05."""
 _SPECIAL = re.compile(r"([\\`*_\[\]|~#])")
 
 
@@ -29,7 +31,8 @@ def markdown(document: Document) -> str:
 
 def plain(text: str) -> str:
     """On one line, with nothing that Markdown or HTML would act on."""
-    line = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    line = " ".join(text.split()).replace("&", "&amp;").replace(">", "&gt;")
+    line = _OPENING.sub("&lt;", line)
     return _SPECIAL.sub(r"\\\1", line)
 
 

@@ -40,7 +40,7 @@ def _remarks(result: RetentionResult) -> Iterator[Text]:
         yield Text(
             f"Losses and gains together: {result.net_points:+.1f} points over "
             f"{counted(result.overall.rows, 'row')}, 95% {result.net_low:+.1f} to "
-            f"{result.net_high:+.1f}."
+            f"{result.net_high:+.1f}.".replace("-", "−")
         )
     if result.unanswered:
         yield Text(f"{counted(result.unanswered, 'row')} have no answer on a side.")

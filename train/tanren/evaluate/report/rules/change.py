@@ -38,7 +38,7 @@ def overfitting(of: Subject) -> Iterator[Advice]:
     rows = f"{training.rows:,} rows" if training.rows else "rows"
     yield Advice(
         "overfitting", of.name, "data",
-        f"Training loss ended at {train:.2f}, held-out loss at {held_out:.2f} nats{passed}: the "
+        f"Training loss ended at {train:.2f}, validation loss at {held_out:.2f} nats{passed}: the "
         f"model learns its {rows} by heart.",
         "Add more and more varied rows; else fewer epochs, a lower rate, a smaller rank or "
         "dropout.",
