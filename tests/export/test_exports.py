@@ -496,3 +496,11 @@ def test_a_base_that_is_quantised_on_disk_is_refused(
     shutil.copytree(adapted.base, packed)
     _change(packed / "config.json", quantization_config={"quant_method": "bitsandbytes"})
     assert "quantised" in str(refused(adapted.folder, base=str(packed)))
+
+
+def test_a_context_without_room_for_a_conversation_is_told(
+    tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    adapted = adapt(tiny_model("qwen3", max_position_embeddings=12), tmp_path, "lora")
+    with pytest.raises(ModelError, match="--proof numbers"):
+        exported(adapted.folder, out=tmp_path / "merged")

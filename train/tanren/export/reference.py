@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tanren.errors import UserError
+from tanren.errors import Fault, ModelError, UserError
 from tanren.evaluate.samples import choose_samples
 from tanren.export.ollama.conversations import CONVERSATIONS
 from tanren.export.proof import (
@@ -48,6 +48,16 @@ def take_reference(tuned: Tuned, *, prompts: int, original: bool) -> Reference:
     adapter is also tried on that base read back to full width and on the original one.
     """
     conversations, origin = choose_conversations(tuned, prompts)
+    if not conversations:
+        raise ModelError.of(
+            Fault(
+                tuned.name,
+                f"a context of {context_length(tuned.settings)} tokens, too short for any "
+                "conversation of the proof",
+                "room for a question and an answer",
+                "for --to merged add --proof numbers",
+            )
+        )
     model = tuned.load()
     said = answers_of(model, tuned.tokenizer, tuned.renderer, conversations)
     before = base_logits(model, said.probes)
