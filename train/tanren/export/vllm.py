@@ -28,6 +28,7 @@ from torch import Tensor
 from tanren import privacy
 from tanren.artefact import CARD, Prompting
 from tanren.errors import Fault, ModelError, ProofError
+from tanren.export.scaling import scale_of
 from tanren.export.serve_commands import Command, adapter_commands
 from tanren.rundir import staged_folder, write_json
 from tanren.serving import (
@@ -46,7 +47,6 @@ from tanren.serving import (
 privacy.apply()
 
 from peft import LoraConfig  # noqa: E402 - telemetry must be off before
-from peft.utils.other import get_pattern_key  # noqa: E402
 
 Name = Literal["vllm", "sglang"]
 TAKERS: Mapping[Name, Server] = {"vllm": VLLM, "sglang": SGLANG}
@@ -219,7 +219,7 @@ def _layers(folder: Path, settings: Mapping[str, Any]) -> list[_Layer]:
             b_name=parts["B"],
             a=tensors[parts["A"]],
             b=tensors[parts["B"]],
-            scale=_scale(layer, tensors[parts["A"]].shape[0], settings),
+            scale=scale_of(settings, layer, tensors[parts["A"]].shape[0]),
         )
         for layer, parts in names.items()
     ]
@@ -229,13 +229,6 @@ def _refuse(folder: Path, found: str, expected: str) -> None:
     raise ModelError.of(
         Fault(str(folder / WEIGHTS), found, expected, "restore the adapter's folder")
     )
-
-
-def _scale(layer: str, rank: int, settings: Mapping[str, Any]) -> float:
-    """PEFT's factor on B A of a layer, by its own matching of patterns."""
-    alphas: Mapping[str, float] = settings.get("alpha_pattern") or {}
-    alpha = float(alphas.get(get_pattern_key(list(alphas), layer), settings["lora_alpha"]))
-    return alpha / (rank**0.5 if settings.get("use_rslora") else rank)
 
 
 def _fold(layers: list[_Layer], settings: Mapping[str, Any]) -> list[str]:

@@ -16,7 +16,6 @@ from typing import Any
 
 import gguf
 from peft import LoraConfig
-from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -29,6 +28,7 @@ from tanren.export.gguf.layers import Names, Planned, heads_of, interleave
 from tanren.export.gguf.storage import FILE_TYPES, write_tensors
 from tanren.export.gguf.weights import Weights
 from tanren.export.gguf.write import expected_plan, model_name, text_config
+from tanren.export.scaling import configured_rank, scale_of
 
 WHOLE_WAY = "export the merged model instead (--to merged, or --to gguf without an adapter file)"
 _PREFIX = "base_model.model."
@@ -176,12 +176,9 @@ def _pairs(settings: LoraConfig, tensors: Mapping[str, Tensor]) -> Iterator[Pair
 
 
 def scaling_of(settings: LoraConfig, module: str) -> float:
-    """What PEFT multiplies B A of a module by: alpha / rank, or alpha / sqrt(rank) with rsLoRA."""
-    ranks: dict[str, int] = settings.rank_pattern or {}
-    alphas: dict[str, int] = settings.alpha_pattern or {}
-    rank = ranks.get(get_pattern_key(list(ranks), module), settings.r)
-    alpha = alphas.get(get_pattern_key(list(alphas), module), settings.lora_alpha)
-    return float(alpha / rank**0.5 if settings.use_rslora else alpha / rank)
+    """What PEFT multiplies B A of a module by."""
+    values = settings.to_dict()
+    return scale_of(values, module, configured_rank(values, module))
 
 
 def _notes(pairs: list[Pair], alpha: float, folder: Path) -> Iterator[str]:

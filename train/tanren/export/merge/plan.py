@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from peft.utils.other import get_pattern_key
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from tanren.errors import Fault, ModelError
 from tanren.export.merge.adapter_file import AdapterFile, LayerUpdate
 from tanren.export.merge.checkpoint import Checkpoint
+from tanren.export.scaling import configured_rank, scale_of
 
 Onto = Literal["trained", "original"]
 
@@ -309,15 +309,10 @@ class _Planner:
                 return
 
     def _scale(self, layer: str, rank: int) -> float:
-        """alpha / rank, or alpha / sqrt(rank) for rsLoRA, with the layer's own alpha where there is
-        one. PEFT divides by the configured rank, which the tensors must have.
-        """
+        """PEFT divides by the configured rank, which the tensors must have."""
         assert self.adapter is not None
         settings = self.adapter.settings
-        ranks: Mapping[str, int] = settings.get("rank_pattern") or {}
-        alphas: Mapping[str, float] = settings.get("alpha_pattern") or {}
-        named = ranks.get(get_pattern_key(list(ranks), layer), settings["r"])
-        alpha = alphas.get(get_pattern_key(list(alphas), layer), settings["lora_alpha"])
+        named = configured_rank(settings, layer)
         if named != rank:
             self.faults.append(
                 Fault(
@@ -327,7 +322,7 @@ class _Planner:
                     "restore the adapter's folder",
                 )
             )
-        return float(alpha) / (rank**0.5 if settings.get("use_rslora") else rank)
+        return scale_of(settings, layer, rank)
 
     # --- the base ---------------------------------------------------------------------------------
 
