@@ -18,7 +18,7 @@ from tanren.evaluate.answered import Answered
 from tanren.evaluate.judges.agreement import Agreement, agreement
 from tanren.evaluate.judges.ask import Judge
 from tanren.evaluate.judges.prompt import JudgePrompt, texts_of
-from tanren.evaluate.judges.record import Judgement, Place, Task, judge_tasks
+from tanren.evaluate.judges.record import Judgement, Place, Task, all_judgements
 from tanren.evaluate.judges.rows import counted, ensure_judges
 
 TIE = 0.5
@@ -180,13 +180,7 @@ def judge_pairs(
         for number in both
         for place in _PLACES
     ]
-    judgements: list[Judgement] = []
-    stopped: dict[str, str] = {}
-    for judge in judges:
-        done, why = judge_tasks(tasks, prompt, judge, journal)
-        judgements += done
-        if why:
-            stopped[judge.name] = why
+    judgements, stopped = all_judgements(tasks, prompt, judges, journal)
     return PairJudging(
         prompt=prompt,
         model=model,

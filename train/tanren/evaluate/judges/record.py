@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -101,6 +101,20 @@ def _seen_from(place: Place, value: float) -> float:
 def read_judgements(records: Iterable[Mapping[str, Any]]) -> list[Judgement]:
     """Judgements of a journal in which nothing else lies."""
     return [Judgement(**record) for record in records]
+
+
+def all_judgements(
+    tasks: Sequence[Task], prompt: JudgePrompt, judges: Iterable[Judge], journal: Journal
+) -> tuple[list[Judgement], dict[str, str]]:
+    """What every judge said of the tasks, and why those stopped early that did, by judge."""
+    judgements: list[Judgement] = []
+    stopped: dict[str, str] = {}
+    for judge in judges:
+        done, why = judge_tasks(tasks, prompt, judge, journal)
+        judgements += done
+        if why:
+            stopped[judge.name] = why
+    return judgements, stopped
 
 
 def judge_tasks(

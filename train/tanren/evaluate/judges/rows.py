@@ -14,7 +14,7 @@ from tanren.evaluate.answered import Answered
 from tanren.evaluate.judges.agreement import Agreement, agreement
 from tanren.evaluate.judges.ask import Judge
 from tanren.evaluate.judges.prompt import JudgePrompt, texts_of
-from tanren.evaluate.judges.record import Judgement, Task, judge_tasks
+from tanren.evaluate.judges.record import Judgement, Task, all_judgements
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,13 +142,7 @@ def judge_rows(
         for row in rows
         if row.error is None
     ]
-    judgements: list[Judgement] = []
-    stopped: dict[str, str] = {}
-    for judge in judges:
-        done, why = judge_tasks(tasks, prompt, judge, journal)
-        judgements += done
-        if why:
-            stopped[judge.name] = why
+    judgements, stopped = all_judgements(tasks, prompt, judges, journal)
     return Judging(
         prompt=prompt,
         model=model,
