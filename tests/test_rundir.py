@@ -289,6 +289,47 @@ def test_one_process_works_on_a_run(run: RunDirectory, python: Any) -> None:
     assert run.owner() is None and not (run.path / "process.json").exists()
 
 
+def test_of_processes_that_start_together_one_gets_the_run(run: RunDirectory, python: Any) -> None:
+    """Eight of them at the same moment, again and again, on a run that a process that is gone held:
+    one works on it, and the others are told of it.
+    """
+    code = """
+        import os, sys, time
+        from tanren.errors import RunError
+        from tanren.rundir import RunDirectory
+        run = RunDirectory(sys.argv[1])
+        print("ready", flush=True)
+        while line := sys.stdin.readline():
+            time.sleep(max(0, float(line) - time.time()))
+            try:
+                with run.claim():
+                    print("mine" if run.owner() == os.getpid() else "lost", flush=True)
+                    sys.stdin.readline()
+                print("free", flush=True)
+            except RunError as error:
+                print("refused" if "at work" in str(error) else error, flush=True)
+    """
+    racers = [python(code, run.path) for _ in range(8)]
+    assert {said(racer) for racer in racers} == {"ready"}
+    for _ in range(20):
+        write_json(run.process_file, {"pid": 2**22 + 1, "started": "long ago"})
+        moment = time.time() + 0.02
+        for racer in racers:
+            tell(racer, str(moment))
+        answers = [said(racer) for racer in racers]
+        assert sorted(answers) == ["mine", *["refused"] * 7]
+        winner = racers[answers.index("mine")]
+        assert run.owner() == winner.pid
+        tell(winner, "let go")
+        assert said(winner) == "free" and not run.process_file.exists()
+
+
+def tell(process: subprocess.Popen[str], line: str) -> None:
+    assert process.stdin is not None
+    process.stdin.write(f"{line}\n")
+    process.stdin.flush()
+
+
 def test_a_number_given_to_a_later_process_is_not_the_owner(run: RunDirectory, python: Any) -> None:
     """Process ids come round again: the start time tells one process from the next."""
     worker = python(WORKER, run.path)

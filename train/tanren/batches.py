@@ -8,7 +8,8 @@ is the step's token count (T12).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from tanren.encode import Encoded
 from tanren.rundir import read_json, write_json
 
 IGNORED = -100
+HASHED_EPOCHS = 16
+"""A million rows take 0.05 s an epoch to draw and to hash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +208,21 @@ class StepOrder(Sampler[list[int]]):
         self.epoch = epoch
 
     def order(self) -> NDArray[np.int64]:
-        return np.random.default_rng([self.seed, self.epoch]).permutation(self.rows)
+        return self._permutation(self.epoch)
+
+    def _permutation(self, epoch: int) -> NDArray[np.int64]:
+        return np.random.default_rng([self.seed, epoch]).permutation(self.rows)
+
+    def sha256(self, epochs: int) -> str:
+        """Of the row numbers as they come in so many epochs. Two runs that see the same rows in the
+        same order have the same one.
+
+        Of the first `HASHED_EPOCHS` alone and of their number: the rest follows from the same seed.
+        """
+        digest = hashlib.sha256(f"{self.rows} rows, {epochs} epochs\n".encode())
+        for epoch in range(min(epochs, HASHED_EPOCHS)):
+            digest.update(self._permutation(epoch).astype("<i8").tobytes())
+        return digest.hexdigest()
 
     def __iter__(self) -> Iterator[list[int]]:
         order = self.order()
@@ -224,23 +241,24 @@ class Step:
     side_by_side: bool
     pad_id: int
 
-    def save(self, folder: Path, tokens_seen: int) -> None:
-        """Keep it beside a checkpoint: after an out-of-memory it is no longer what was planned."""
+    def save(self, folder: Path, costs: Mapping[str, Any]) -> None:
+        """Keep it beside a checkpoint, with what the run has cost until then: after an
+        out-of-memory it is no longer what was planned.
+        """
         write_json(
             folder / "step.json",
             {
                 "micro_batch_tokens": self.micro_batch_tokens,
                 "side_by_side": self.side_by_side,
-                "tokens_seen": tokens_seen,
+                **costs,
             },
         )
 
-    def as_saved(self, folder: Path) -> tuple[Step, int]:
-        """(this step as that checkpoint had it, tokens seen until then)."""
+    def as_saved(self, folder: Path) -> tuple[Step, dict[str, Any]]:
+        """(this step as that checkpoint had it, what the run had cost until then)."""
         saved = read_json(folder / "step.json")
-        tokens = min(saved["micro_batch_tokens"], self.micro_batch_tokens)
-        step = Step(tokens, saved["side_by_side"], self.pad_id)
-        return step, int(saved["tokens_seen"])
+        tokens = min(saved.pop("micro_batch_tokens"), self.micro_batch_tokens)
+        return Step(tokens, saved.pop("side_by_side"), self.pad_id), saved
 
 
 def as_they_are(rows: list[Row]) -> Any:

@@ -36,7 +36,8 @@ def save_checkpoint(trainer: Trainer) -> None:
                 torch.save(state, staged / name)
             _export_callbacks(trainer)
             trainer.state.save_to_json(str(staged / "trainer_state.json"))
-            trainer.step.save(staged, trainer.tokens_seen)
+            costs = {"tokens_seen": trainer.tokens_seen, **trainer.costs.as_dict()}
+            trainer.step.save(staged, costs)
         trainer.tell("checkpoint", step=step, path=str(folder.relative_to(trainer.run.path)))
         trainer.run.rotate(trainer.run_config.training.keep_checkpoints)
     if ranks > 1:

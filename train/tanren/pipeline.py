@@ -21,6 +21,8 @@ from tanren import model as models
 from tanren.artefact import save_artefact
 from tanren.batches import Row, assemble, plan
 from tanren.config import RunConfig
+from tanren.costs import Costs
+from tanren.energy import energy_counter, no_counter
 from tanren.errors import Fault, Interrupted, OutOfMemoryError, RunError, TanrenError, WorkError
 from tanren.estimate import idle_parameters, model_flops_per_token
 from tanren.evaluate.samples import Sample, answer_samples, choose_samples
@@ -105,9 +107,13 @@ def execute(
     *,
     resume: bool = False,
     accept_changes: bool = False,
+    until_step: int | None = None,
     observer: Observer | None = None,
 ) -> dict[str, Any]:
     """Carry out a run and return what result.json holds.
+
+    With `until_step` it pauses after that optimizer step with a checkpoint, and returns where; a
+    run that is there already is left as it is. One with no more steps than that simply ends.
 
     Raises the errors of each stage; `Interrupted` after Ctrl-C or SIGTERM, with the command that
     goes on. Whatever ends the run is an event first (T25).
@@ -118,7 +124,12 @@ def execute(
     claim = run.claim() if rank == 0 else contextlib.nullcontext()
     with claim, interrupted_by_sigterm():
         try:
-            return _execute(run, tell, world, resume=resume, accept_changes=accept_changes)
+            if until_step is not None and run.has_reached(until_step):
+                return _paused(run, until_step)
+            return _execute(
+                run, tell, world,
+                resume=resume, accept_changes=accept_changes, until_step=until_step,
+            )  # fmt: skip
         except Interrupted as error:
             why = error.message.partition(" Go on with:")[0]  # the command is a field of its own
             tell("interrupted", message=why, resume=_resume_command(run))
@@ -161,7 +172,13 @@ def _too_little_memory(tell: Teller, error: torch.OutOfMemoryError) -> OutOfMemo
 
 
 def _execute(
-    run: RunDirectory, tell: Teller, world: int, *, resume: bool, accept_changes: bool
+    run: RunDirectory,
+    tell: Teller,
+    world: int,
+    *,
+    resume: bool,
+    accept_changes: bool,
+    until_step: int | None,
 ) -> dict[str, Any]:
     checkpoint = _checkpoint(run, tell) if resume else None
     if not resume:
@@ -196,9 +213,12 @@ def _execute(
         coverage=adapters.coverage(trainer.network).as_dict(),
     )
     tell("stage", name="train", text=f"{gate.plan.steps} steps")
+    trainer.until_step = until_step
     with stop_on_signals(trainer):
         trainer.fit(checkpoint)
     _stop_if_asked(run, trainer)
+    if until_step is not None and not _is_over(trainer):
+        return _pause(run, tell, trainer)
 
     tell("stage", name="save", text="saving the adapter")
     best = _load_best(run, trainer, gate.config)
@@ -356,6 +376,7 @@ def _trainer(
         tell=tell,
         save_weights=lambda folder: adapters.save_adapter(model, folder),
         answer_metrics=answer_metrics,
+        costs=Costs(energy_counter(models.device()) if world == 1 else no_counter),
         callbacks=[watch],
     )
     watch.trainer = trainer
@@ -454,6 +475,30 @@ def _stop_if_asked(run: RunDirectory, trainer: Trainer) -> None:
     )
 
 
+def _is_over(trainer: Trainer) -> bool:
+    return trainer.stopped_early or trainer.state.global_step >= trainer.state.max_steps
+
+
+def _pause(run: RunDirectory, tell: Teller, trainer: Trainer) -> dict[str, Any]:
+    """The end of a run that was to go no further for now."""
+    step = trainer.state.global_step
+    message, command = f"paused at step {step} as asked", _resume_command(run)
+    tell("interrupted", message=message, resume=command, planned=True, step=step)
+    return _paused(run, step)
+
+
+def _paused(run: RunDirectory, step: int) -> dict[str, Any]:
+    """Of a run that has made this step, and perhaps more of them, or has ended."""
+    checkpoints, state = run.complete_checkpoints(), run.state()
+    return {
+        "run": str(run.path),
+        "state": state if state in ("succeeded", "failed") else "interrupted",
+        "planned": True,
+        "step": checkpoints[-1].step if checkpoints else step,
+        "resume": _resume_command(run),
+    }
+
+
 def _load_best(run: RunDirectory, trainer: Trainer, config: RunConfig) -> dict[str, Any] | None:
     """With validation, the best evaluation's weights become the result."""
     history = evaluations(trainer.state, config.evaluation.metric)
@@ -513,9 +558,15 @@ def _summary(
         "optimizer_groups": [group.as_dict() for group in trainer.groups],
         "micro_batch_tokens": trainer.step.micro_batch_tokens,
         "side_by_side": trainer.step.side_by_side,
-        "peak_memory_bytes": watch.peak_memory,
-        "tokens_per_second": watch.tokens_per_second(),
+        "learning_rate": gate.plan.learning_rate,
+        "order_sha256": trainer.step_loader.step_order.sha256(_epochs(trainer)),
+        **watch.costs(),
     }
+
+
+def _epochs(trainer: Trainer) -> int:
+    """Passes over the rows that the run begins, whether it ends early or not."""
+    return -(-trainer.args.max_steps // len(trainer.step_loader))
 
 
 def _evaluated(trainer: Trainer, best: dict[str, Any] | None) -> dict[str, Any] | None:

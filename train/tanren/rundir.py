@@ -6,6 +6,7 @@
       data.json          hashes, ledger and length statistics of the data
       events.jsonl       everything that happened, one JSON object a line; CLI, API and UI tail it
       process.json       who is working on it now (process id and start time)
+      output.log         what a process printed that a comparison or the service started
       checkpoints/       step-00000010/ with a COMPLETE mark, best/
       adapter/           plain PEFT adapter and tokenizer (or model/ for full fine-tuning)
       proof.json         what reloading the adapter from disk showed
@@ -226,6 +227,15 @@ class RunDirectory:
         return self.path / "evaluation.json"
 
     @property
+    def process_file(self) -> Path:
+        return self.path / "process.json"
+
+    @property
+    def output_file(self) -> Path:
+        """What a process that was started for the run printed."""
+        return self.path / "output.log"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
@@ -314,34 +324,29 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def claim(self) -> Iterator[None]:
-        """Hold the run for this process. Raises RunError while another live process holds it."""
-        owner = self.owner()
-        if owner is not None:
-            raise RunError.of(
-                Fault(
-                    str(self.path),
-                    f"process {owner} at work",
-                    "a run nobody works on",
-                    "wait, or stop that process",
+        """Hold the run for this process. Raises RunError while another live process holds it; what
+        a process that is gone held is taken over.
+        """
+        with one_at_a_time(self.path):
+            owner = self.owner()
+            if owner is not None:
+                raise RunError.of(
+                    Fault(
+                        str(self.path),
+                        f"process {owner} at work",
+                        "a run nobody works on",
+                        "wait, or stop that process",
+                    )
                 )
-            )
-        write_json(
-            self.path / "process.json", {"pid": os.getpid(), "started": _start_time(os.getpid())}
-        )
+            name_process(self.process_file, os.getpid())
         try:
             yield
         finally:
-            (self.path / "process.json").unlink(missing_ok=True)
+            self.process_file.unlink(missing_ok=True)
 
     def owner(self) -> int | None:
         """Process id of the live process that holds the run, if there is one."""
-        try:
-            holder = json.loads((self.path / "process.json").read_text(encoding="utf-8"))
-            pid, started = int(holder["pid"]), holder["started"]
-        except (OSError, ValueError, TypeError, KeyError):
-            return None  # nobody, or a file that a dying machine damaged
-        now = _start_time(pid)
-        return pid if now is not None and now == started else None
+        return named_process(self.process_file)
 
     def state(self) -> State:
         """What became of the run, seen from outside (T25): a process that vanished without a word
@@ -377,6 +382,11 @@ class RunDirectory:
             if not missing_files(path):
                 found.append(Checkpoint(path, int(path.name.removeprefix("step-"))))
         return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+    def has_reached(self, step: int) -> bool:
+        """Whether this optimizer step is made and kept, or the run has succeeded."""
+        kept = any(checkpoint.step >= step for checkpoint in self.complete_checkpoints())
+        return kept or self.state() == "succeeded"
 
     def _step_folders(self) -> list[Path]:
         return sorted(p for p in self.checkpoints.glob("step-*") if p.name[5:].isdecimal())
@@ -509,6 +519,44 @@ def _fsync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def name_process(file: Path, pid: int) -> None:
+    """Keep which process works here."""
+    write_json(file, {"pid": pid, "started": _start_time(pid)})
+
+
+def named_process(file: Path) -> int | None:
+    """Process id of the process that a file names, if it still lives."""
+    try:
+        named = json.loads(file.read_text(encoding="utf-8"))
+        pid, started = int(named["pid"]), named["started"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None  # nobody, or a file that a dying machine damaged
+    now = _start_time(pid)
+    return pid if now is not None and now == started else None
+
+
+@contextlib.contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Look and then write, with no other process between the two.
+
+    The lock is the system's own, on the folder: it leaves no file, and a process that dies lets go
+    of it. Where a file system or a system has none (some network disks, Windows), nothing is held.
+    """
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows
+        yield
+        return
+    with storage_errors(folder):
+        descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
     finally:
         os.close(descriptor)
 

@@ -43,6 +43,7 @@ from tanren.batches import (
 )
 from tanren.checkpoint import save_checkpoint
 from tanren.config import RunConfig
+from tanren.costs import Costs
 from tanren.encode import Encoded
 from tanren.errors import DivergenceError, Fault, OutOfMemoryError, WorkError
 from tanren.methods import Group, Method
@@ -149,6 +150,7 @@ class Trainer(SFTTrainer):
         save_weights: Callable[[Path], None],
         tell: Callable[..., None],
         answer_metrics: AnswerMetrics | None = None,
+        costs: Costs | None = None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         seed = config.seed if config.training.data_seed is None else config.training.data_seed
@@ -166,9 +168,10 @@ class Trainer(SFTTrainer):
         self.measured: Measured | None = None
         self.compute_dtype = dtype
         self.tokens_seen = 0
-        self.paused_seconds = 0.0
+        self.costs = costs or Costs()
         self.evaluation_seconds: list[float] = []
         self.stop_requested: str | None = None
+        self.until_step: int | None = None
         self.stopped_early = False
         self.groups: list[Group] = []
         self._hidden: Tensor | None = None
@@ -206,15 +209,6 @@ class Trainer(SFTTrainer):
         """The model being trained, unwrapped."""
         assert isinstance(self.model, nn.Module)
         return self.model
-
-    @contextlib.contextmanager
-    def _paused(self) -> Iterator[None]:
-        """Time that is not training: it does not count in tokens per second."""
-        began = time.monotonic()
-        try:
-            yield
-        finally:
-            self.paused_seconds += time.monotonic() - began
 
     # --- data -------------------------------------------------------------------------------------
 
@@ -537,14 +531,14 @@ class Trainer(SFTTrainer):
         """
         assert self.validation is not None
         began = time.monotonic()
-        with self._paused():
+        with self.costs.paused():
             found = {**self.measure(self.validation), **self._measure_answers()}
-        self.evaluation_seconds.append(time.monotonic() - began)
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
-        self.log(dict(metrics))
-        self.control = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, metrics
-        )
+            self.evaluation_seconds.append(time.monotonic() - began)
+            metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+            self.log(dict(metrics))
+            self.control = self.callback_handler.on_evaluate(
+                self.args, self.state, self.control, metrics
+            )
         return metrics
 
     def measure(self, encoded: Encoded) -> dict[str, float]:
@@ -607,7 +601,7 @@ class Trainer(SFTTrainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """All that resuming needs, in a folder that is whole or absent; the newest K stay."""
-        with self._paused():
+        with self.costs.paused():
             save_checkpoint(self)
 
     def _load_from_checkpoint(
@@ -619,7 +613,9 @@ class Trainer(SFTTrainer):
     def fit(self, resume_from: Path | None = None) -> TrainOutput | None:
         """Train, from the start or from a complete checkpoint; None when nothing was left to do."""
         if resume_from is not None:
-            self.step, self.tokens_seen = self.step.as_saved(resume_from)
+            self.step, saved = self.step.as_saved(resume_from)
+            self.tokens_seen = int(saved["tokens_seen"])
+            self.costs.go_on(saved)
             if self._was_over(resume_from):
                 return None
         return self.train(resume_from_checkpoint=str(resume_from) if resume_from else None)

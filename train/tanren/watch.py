@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -47,12 +46,8 @@ class Watch(TrainerCallback):
         self.flops_per_token = flops_per_token
         self.peak_flops = peak_flops
         self.trainer: Trainer | None = None
-        self.peak_memory = 0
-        self._all_tokens = 0
-        self._all_seconds = 0.0
-        self._since = time.monotonic()
+        self._elapsed_before = 0.0
         self._tokens_before = 0
-        self._paused_before = 0.0
         self._step_before = 0
         self._seconds_per_step: float | None = None
 
@@ -60,9 +55,16 @@ class Watch(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         assert self.trainer is not None
-        self._since = time.monotonic()
+        self.trainer.costs.start()
+        self._elapsed_before = self.trainer.costs.elapsed
         self._tokens_before = self.trainer.tokens_seen
         self._step_before = state.global_step
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        assert self.trainer is not None
+        self.trainer.costs.stop()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -70,6 +72,9 @@ class Watch(TrainerCallback):
         assert self.trainer is not None
         if state.global_step >= state.max_steps:
             control.should_log = True  # whatever log_every says, the last loss is known
+        if self.trainer.until_step is not None and state.global_step >= self.trainer.until_step:
+            control.should_save = state.global_step < state.max_steps
+            control.should_training_stop = True
         if agreed(self.trainer.stop_requested is not None, args):
             self.trainer.stop_requested = self.trainer.stop_requested or "another process"
             control.should_save = state.global_step < state.max_steps
@@ -89,17 +94,14 @@ class Watch(TrainerCallback):
         for name in ("loss", "grad_norm"):
             if not math.isfinite(logs.get(name, 0.0)):
                 self.trainer.diverged(f"{name} of {logs[name]}")
-        now = time.monotonic()
-        self.peak_memory = max(self.peak_memory, memory_in_use(args.device))
+        costs = self.trainer.costs
+        costs.saw_memory(memory_in_use(args.device))
         steps = max(state.global_step - self._step_before, 1)
-        paused = self.trainer.paused_seconds
-        seconds = max(now - self._since - (paused - self._paused_before), 1e-9)
-        self._paused_before = paused
+        seconds = max(costs.elapsed - self._elapsed_before, 1e-9)
         tokens = self.trainer.tokens_seen - self._tokens_before
         rate = tokens / seconds
         if self._seconds_per_step is not None:
-            self._all_tokens += tokens
-            self._all_seconds += seconds
+            costs.measured(tokens, seconds)
         # The first step pays for warm-up of kernels and caches: it does not speak for the rest.
         smoothed = self._seconds_per_step
         self._seconds_per_step = (
@@ -107,11 +109,9 @@ class Watch(TrainerCallback):
             if smoothed is None or self._step_before <= 1
             else 0.8 * smoothed + 0.2 * seconds / steps
         )
-        self._since, self._tokens_before, self._step_before = (
-            now,
-            self.trainer.tokens_seen,
-            state.global_step,
-        )
+        self._elapsed_before += seconds
+        self._tokens_before = self.trainer.tokens_seen
+        self._step_before = state.global_step
         self.tell(
             "step",
             step=state.global_step,
@@ -122,16 +122,32 @@ class Watch(TrainerCallback):
             grad_norm=logs.get("grad_norm"),
             tokens=self.trainer.tokens_seen,
             tokens_per_second=round(rate, 1),
-            mfu=round(rate * self.flops_per_token / self.peak_flops, 4)
-            if self.peak_flops
-            else None,
+            train_seconds=costs.train_seconds,
+            mfu=self._mfu(rate),
             eta_seconds=round(self._seconds_per_step * (state.max_steps - state.global_step), 1),
-            memory_bytes=self.peak_memory,
+            memory_bytes=costs.peak_memory_bytes,
         )
 
-    def tokens_per_second(self) -> float | None:
-        """Over all steps but the first, which warms caches up; None after a single step."""
-        return round(self._all_tokens / self._all_seconds, 1) if self._all_seconds else None
+    def _mfu(self, tokens_per_second: float) -> float | None:
+        if not self.peak_flops:
+            return None
+        return round(tokens_per_second * self.flops_per_token / self.peak_flops, 4)
+
+    def costs(self) -> dict[str, Any]:
+        """What training took, over all attempts of a run. Speed is that of all steps but the first
+        of each attempt, which warms caches up; None after a single step.
+        """
+        assert self.trainer is not None
+        costs = self.trainer.costs
+        rate = costs.tokens_per_second()
+        return {
+            "train_seconds": costs.train_seconds,
+            "tokens_per_second": rate,
+            "mfu": None if rate is None else self._mfu(rate),
+            "peak_memory_bytes": costs.peak_memory_bytes,
+            "peak_host_bytes": costs.peak_host_bytes,
+            "energy_joules": costs.energy_joules,
+        }
 
     def on_evaluate(
         self,
@@ -148,6 +164,8 @@ class Watch(TrainerCallback):
         self.tell(
             "evaluation",
             step=state.global_step,
+            tokens=self.trainer.tokens_seen,
+            train_seconds=self.trainer.costs.train_seconds,
             loss=metrics["eval_loss"],
             token_accuracy=metrics["eval_token_accuracy"],
             best=is_best,

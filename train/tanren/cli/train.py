@@ -86,6 +86,15 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint.")
     ] = False,
+    until_step: Annotated[
+        int | None,
+        typer.Option(
+            "--until-step",
+            min=1,
+            metavar="K",
+            help="Pause after optimizer step K with a checkpoint; --resume goes on.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Carry out a run directory that exists already, as jobs and comparisons do.
@@ -97,7 +106,7 @@ def run(
     from tanren.rundir import RunDirectory
 
     require_values({"RUN": directory})
-    _execute(of(context), RunDirectory.open(directory), resume=resume)
+    _execute(of(context), RunDirectory.open(directory), resume=resume, until_step=until_step)
 
 
 def _refuse_beside_resume(given: dict[str, object]) -> None:
@@ -164,7 +173,12 @@ def _dry_run(output: Output, config: RunConfig) -> None:
 
 
 def _execute(
-    output: Output, run: RunDirectory, *, resume: bool = False, accept_changes: bool = False
+    output: Output,
+    run: RunDirectory,
+    *,
+    resume: bool = False,
+    accept_changes: bool = False,
+    until_step: int | None = None,
 ) -> None:
     from tanren.cli.progress import watched
     from tanren.cli.result_page import show_result
@@ -175,13 +189,28 @@ def _execute(
             from tanren import pipeline
 
             result = pipeline.execute(
-                run, resume=resume, accept_changes=accept_changes, observer=observer
+                run,
+                resume=resume,
+                accept_changes=accept_changes,
+                until_step=until_step,
+                observer=observer,
             )
     except TanrenError as error:
         if error.exit_code == 1:
             _say_where(output, run)
         raise
+    if result.get("planned"):
+        output.give(result, lambda console: _show_pause(console, result))
+        return
     output.give(result, lambda console: show_result(console, result, str(run.path)))
+
+
+def _show_pause(console: Console, result: dict[str, Any]) -> None:
+    if result["state"] != "interrupted":
+        words = f"nothing to do: this run has {result['state']}"
+    else:
+        words = f"paused at step {result['step']}; go on with: {result['resume']}"
+    console.print(text(words), soft_wrap=True)
 
 
 def _say_where(output: Output, run: RunDirectory) -> None:
