@@ -41,23 +41,38 @@ _OPEN, _CLOSE = "<think>", "</think>"
 
 
 class Answers:
-    """A journal's records by key. Of two records with one key the later counts."""
+    """A journal's records by key. Of two records with one key the later counts.
 
-    def __init__(self, journal: Journal, identity: str) -> None:
-        """`identity` tells the model and how it is asked from all others."""
+    What it lacks may lie in another evaluation's; then it is kept in this journal too, which so
+    stands alone.
+    """
+
+    def __init__(
+        self, journal: Journal, identity: str, others: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> None:
+        """`identity` tells the model and how it is asked from all others. `others`: records of
+        other journals by key.
+        """
         self._journal = journal
         self._identity = identity
         self._found = {record["key"]: record for record in journal.records if "key" in record}
+        self._others = others or {}
 
     def key(self, kind: str, asked: str) -> str:
         whole = f"{self._identity}\0{kind}\0{asked}"
         return hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()
 
     def get(self, key: str) -> dict[str, Any] | None:
+        if key not in self._found and key in self._others:
+            self.put(key, self._others[key])
         return self._found.get(key)
 
+    def taken(self) -> int:
+        """How many records came from other evaluations."""
+        return sum("taken_from" in record for record in self._found.values())
+
     def put(self, key: str, values: Mapping[str, Any]) -> None:
-        record = {"key": key, **values}
+        record = {**values, "key": key}
         self._journal.append(record)
         self._found[key] = record
 

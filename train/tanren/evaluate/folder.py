@@ -10,10 +10,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -60,6 +61,17 @@ class EvaluationFolder:
     def journal(self, model: str) -> Journal:
         return Journal(self.path / "answers" / f"{slug(model)}.jsonl")
 
+    def known_records(self, model: str) -> Iterator[dict[str, Any]]:
+        """What this model's journal holds under a key. It is only read: an evaluation that is under
+        way may be writing it.
+        """
+        file = self.path / "answers" / f"{slug(model)}.jsonl"
+        for line in file.read_bytes().split(b"\n")[:-1] if file.is_file() else ():
+            with contextlib.suppress(ValueError):
+                record = json.loads(line)
+                if isinstance(record, dict) and "key" in record:
+                    yield record
+
     def spending(self, model: str) -> Journal:
         """Requests to an endpoint and what they cost."""
         return Journal(self.path / "answers" / f"{slug(model)}.spending.jsonl")
@@ -91,6 +103,24 @@ class EvaluationFolder:
             file.parent.mkdir(parents=True, exist_ok=True)
         lines = (json.dumps(row.as_dict(), ensure_ascii=False, allow_nan=False) for row in rows)
         write_text(file, "".join(f"{line}\n" for line in lines))
+
+
+def other_folders(paths: Iterable[str]) -> tuple[EvaluationFolder, ...]:
+    """Other evaluations, finished or not. RunError naming every folder that is none."""
+    folders = tuple(EvaluationFolder(Path(path)) for path in paths)
+    faults = [
+        Fault(
+            f"answers_from {folder.path}",
+            "no evaluation (no settings.json)",
+            "the folder of an evaluation",
+            "name one that `tanren eval` made, or leave it away",
+        )
+        for folder in folders
+        if not folder.settings_file.is_file() or not (folder.path / "created.json").is_file()
+    ]
+    if faults:
+        raise RunError.of(*faults)
+    return folders
 
 
 def slug(name: str) -> str:

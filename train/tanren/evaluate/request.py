@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from tanren.errors import ConfigError, Fault
 from tanren.evaluate.benchmarks import ensure_benchmarks
+from tanren.evaluate.folder import EvaluationFolder, other_folders
 from tanren.evaluate.measuring import Plan, make_plan
 from tanren.evaluate.named_models import NamedModel, base_of, read_model, read_models
 from tanren.evaluate.opinions import Judges, read_judges
@@ -28,7 +29,7 @@ class Request:
     """An evaluation before its first answer: everything that can be refused was read and checked.
 
     `asked` are the questions with their options; `general` is the retention set, None where
-    retention is not measured.
+    retention is not measured. `others` are evaluations whose answers may be taken.
     """
 
     config: EvaluateConfig
@@ -39,6 +40,7 @@ class Request:
     plan: Plan
     general: RetentionSet | None
     judges: Judges
+    others: tuple[EvaluationFolder, ...] = ()
 
     @classmethod
     def read(cls, config: EvaluateConfig) -> Self:
@@ -47,6 +49,7 @@ class Request:
             raise ConfigError.of(
                 Fault("--data", "nothing", "a chat-format JSONL file", "add --data TEST.jsonl")
             )
+        others = other_folders(config.answers_from)
         questions = read_questions(Path(config.data), limit=config.limit)
         models, reference = choose_models(config)
         general = general_set(config, models, reference)
@@ -59,7 +62,7 @@ class Request:
             embed = text_encoder(config.embedding_model)
         plan, asked = make_plan(config, questions.rows, embed=embed)
         return cls(
-            config, tuple(models), reference, questions, asked, plan, general, judges
+            config, tuple(models), reference, questions, asked, plan, general, judges, others
         )  # fmt: skip
 
     @property

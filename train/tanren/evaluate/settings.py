@@ -125,6 +125,11 @@ class EvaluateConfig(Strict):
     statistics: StatisticsConfig = Field(
         default_factory=StatisticsConfig, description="Intervals and tests."
     )
+    answers_from: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        (),
+        description="Folders of other evaluations: what a model of the same name and content "
+        "answered there to the same question in the same way is not asked again.",
+    )
     judges: Annotated[tuple[str, ...], Field(strict=False)] = Field(
         (), description="YAML files of judges: an endpoint's settings and `prompt`."
     )

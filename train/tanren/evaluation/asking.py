@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from tanren.endpoint import Ledger, ReplyCache
 from tanren.evaluate.answered import Answered
@@ -30,6 +31,7 @@ from tanren.evaluate.request import (
     has_base,
 )
 from tanren.evaluation.weights import Tell, Weights
+from tanren.rundir import read_json
 
 RETENTION = ".retention"
 """Part of the folder's rows that answers general questions."""
@@ -83,7 +85,7 @@ class Asking:
         rows = self.folder.finished_rows(model.name)
         general = self.folder.finished_rows(model.name, RETENTION)
         with self.folder.journal(model.name) as journal:
-            answers = Answers(journal, self._identity(model))
+            answers = Answers(journal, self._identity(model), self._known_elsewhere(model))
             if rows is None:
                 rows = self._answer(model, weights, answers)
                 self.folder.write_rows(model.name, rows)
@@ -94,8 +96,38 @@ class Asking:
                 self._measure_drift(model, weights, answers)
             if self.request.config.lm_eval.tasks:
                 self._run_benchmarks(model, weights, answers)
+        if taken := answers.taken():
+            text = f"{model.name}: {taken:,} answers and losses were taken from other evaluations"
+            self.notes.append(f"{text} and not asked again")
         self.answers[model.name] = rows
         self.general[model.name] = general or []
+
+    def _known_elsewhere(self, model: NamedModel) -> dict[str, dict[str, Any]]:
+        """What the same model answered in other evaluations, by key. Drift is measured on a base's
+        answers and stays where it was.
+        """
+        return {
+            str(record["key"]): {**record, "taken_from": str(other.path)}
+            for other in self.request.others
+            if self._answered_alike(other, model)
+            for record in other.known_records(model.name)
+            if "drift" not in record
+        }
+
+    def _answered_alike(self, other: EvaluationFolder, model: NamedModel) -> bool:
+        """Whether what keys do not say was the same there: the model's name, the day that is part
+        of a plain model's prompt, and the length of general answers.
+        """
+        theirs, ours = read_json(other.settings_file), self.request.identity()
+        if theirs["models"].get(model.name) != model.identity:
+            return False
+        tokens = theirs["retention_tokens"]
+        if tokens is not None and tokens != ours["retention_tokens"]:
+            words = f"its general answers have {tokens} tokens at most"
+            self.notes.append(f"{model.name}: no answers of {other.path} are taken: {words}")
+            return False
+        dated = model.card is None and model.prompted_as is None
+        return not dated or other.created[:10] == self.folder.created[:10]
 
     def _identity(self, model: NamedModel) -> str:
         """What answers depend on beside the question."""
