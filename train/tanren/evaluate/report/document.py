@@ -15,24 +15,36 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Cells are text already. All columns but the first `words` hold numbers."""
+    """Cells are text already; what follows a line break in one stands small beneath it. All columns
+    but the first `words` hold numbers.
+
+    `keys`, of the shape of `rows`: what a cell is sorted by where its text does not begin with it,
+    as with several units in one column; None comes last. `best`: (row, column) of the cells to
+    mark, `alarming`: of those that warn. `marked`: rows that are set apart.
+    """
 
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     caption: str = ""
     words: int = 1
+    keys: tuple[tuple[float | None, ...], ...] = ()
+    best: frozenset[tuple[int, int]] = frozenset()
+    alarming: frozenset[tuple[int, int]] = frozenset()
+    marked: frozenset[int] = frozenset()
     kind: Literal["table"] = "table"
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
     """`draw` makes the SVG, which is markup of our own; `table` holds the same numbers, for
-    Markdown and for readers who cannot see the drawing; None where a table beside it does.
+    Markdown and for readers who cannot see the drawing; None where a table beside it does. `name`:
+    of the file that the drawing may be written to.
     """
 
     draw: Callable[[], str]
     caption: str
     table: Table | None = None
+    name: str = ""
     kind: Literal["figure"] = "figure"
 
 
@@ -66,7 +78,34 @@ class Advice:
     kind: Literal["advice"] = "advice"
 
 
-Block = Text | Table | Figure | Example | Advice
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """What nobody may overlook: why the numbers below cannot be trusted."""
+
+    title: str
+    points: tuple[str, ...]
+    kind: Literal["alarm"] = "alarm"
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """Text to copy as it is. `language`: what it is written in."""
+
+    text: str
+    language: str = "text"
+    kind: Literal["code"] = "code"
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """Behind a title until a reader opens it; Markdown shows it open."""
+
+    title: str
+    blocks: tuple[Block, ...]
+    kind: Literal["folded"] = "folded"
+
+
+Block = Text | Table | Figure | Example | Advice | Alarm | Code | Folded
 
 
 @dataclass(frozen=True, slots=True)

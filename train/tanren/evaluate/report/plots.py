@@ -148,6 +148,15 @@ def with_own_ids(svg: str, prefix: str) -> str:
     return re.sub(r'(="url\(#|href="#)', rf"\1{prefix}-", svg)
 
 
+def standalone(svg: str) -> str:
+    """A drawing as a file of its own: on white, in the colours of the light page."""
+    svg = re.sub(r"var\(--\w+, (#\w+)\)", r"\1", svg)
+    svg = svg.replace("font-family: inherit", "font-family: sans-serif")
+    opening = svg.index(">") + 1
+    paper = '<rect width="100%" height="100%" fill="#ffffff"/>'
+    return f"{svg[:opening]}{paper}{svg[opening:]}\n"
+
+
 # --- the drawings ---------------------------------------------------------------------------------
 
 Measured = tuple[str, float, float | None, float | None]
