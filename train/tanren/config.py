@@ -390,11 +390,23 @@ def _apply(values: dict[str, Any], override: str) -> Fault | None:
         return Fault(
             repr(override), "no `=`", "key.path=value", "write for example training.num_epochs=5"
         )
+    lay(values, key.strip(), read_value(text))
+    return None
+
+
+def read_value(text: str) -> Any:
+    """A value as YAML has it; a plain word with YAML punctuation, such as a Windows path, is
+    itself.
+    """
     try:
-        value = yaml.load(text, Loader=_UniqueKeyLoader) if text.strip() else None
+        return yaml.load(text, Loader=_UniqueKeyLoader) if text.strip() else None
     except yaml.YAMLError:
-        value = text  # a plain word with YAML punctuation, such as a Windows path
-    *parents, last = key.strip().split(".")
+        return text
+
+
+def lay(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set `key` (a dotted path) in nested plain values. What is shared with others is copied."""
+    *parents, last = key.split(".")
     place = values
     for parent in parents:
         inner = place.get(parent)
@@ -404,7 +416,6 @@ def _apply(values: dict[str, Any], override: str) -> Fault | None:
         place[parent] = inner
         place = inner
     place[last] = value
-    return None
 
 
 def validate(values: Mapping[str, Any], *, source: str) -> RunConfig:
