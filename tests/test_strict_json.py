@@ -129,3 +129,11 @@ def test_paths_quote_keys_that_are_no_names() -> None:
     assert child("", "tools") == "tools"
     assert child("metadata", "my key") == 'metadata["my key"]'
     assert child("metadata", "日本") == "metadata.日本"
+
+
+@pytest.mark.parametrize("unusual", ["NaN", "1e999", '{"a": 1, "a": 2}', "9" * 5000, "-Infinity"])
+@pytest.mark.parametrize("rest", [",", " x", "]]", ', {"b": ', ', "one'])
+def test_what_breaks_off_after_something_unusual_is_a_fault(unusual: str, rest: str) -> None:
+    value, faults = read_json(f'{{"a": {unusual}{rest}', "f:1")
+    assert value is None and len(faults) == 1
+    assert faults[0].where.startswith("f:1 column")

@@ -84,8 +84,18 @@ def read_json(text: str, where: str) -> tuple[Any, list[Fault]]:
     except RecursionError:
         return None, [_depth_fault(where)]
     except ValueError:  # _Unusual, or an integer beyond Python's limit of digits
-        return _with_faults(_parse_unusual(text), where)
+        return _read_unusual(text, where)
     return value, []
+
+
+def _read_unusual(text: str, where: str) -> tuple[Any, list[Fault]]:
+    """The slow parser's word; after what is unusual the text may break off all the same."""
+    try:
+        return _with_faults(_parse_unusual(text), where)
+    except json.JSONDecodeError as error:
+        return None, [syntax_fault(text, error, where)]
+    except RecursionError:
+        return None, [_depth_fault(where)]
 
 
 def _needs_a_closer_look(text: str) -> bool:
