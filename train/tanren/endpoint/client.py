@@ -22,7 +22,6 @@ from tanren.endpoint.reply import (
     Garbled,
     Reply,
     error_words,
-    read_completion,
 )
 from tanren.endpoint.settings import EndpointConfig
 from tanren.endpoint.spending import BudgetSpent, Cost, Ledger
@@ -233,9 +232,10 @@ class Client:
         if status != 200:
             raise self._refusal(status, headers, body, attempt)
         try:
-            reply = read_completion(body, seconds=time.monotonic() - began, attempts=attempt)
+            seconds = time.monotonic() - began
+            reply = self.config.read(body, seconds=seconds, attempts=attempt)
         except Garbled as error:
-            words = f"the answer is no chat completion: {error}"
+            words = f"the answer is none that can be read: {error}"
             raise _Failed(Failure("garbled", words, attempt), again=True) from None
         if reply.finish_reason == "content_filter":
             words = "the endpoint's content filter kept the answer"

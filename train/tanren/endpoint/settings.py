@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from tanren.config import read_yaml
 from tanren.endpoint.address import address_problem, host_of, is_loopback, is_own_network
 from tanren.endpoint.checked import Strict, checked
+from tanren.endpoint.reply import Reply, read_completion
 from tanren.errors import ConfigError, Fault
 
 Positive = Annotated[int, Field(ge=1)]
@@ -133,6 +134,12 @@ class EndpointConfig(Strict):
             **{name: value for name, value in optional.items() if value is not None},
             **self.extra,
         }
+
+    def read(self, body: bytes, *, seconds: float, attempts: int) -> Reply:
+        """An answer's body. Raises Garbled where it is none of this endpoint's. A subclass for
+        another path says with `url`, `body` and `read` what goes there and what comes back.
+        """
+        return read_completion(body, seconds=seconds, attempts=attempts)
 
     def ensure_allowed(self, source: str = "endpoint") -> None:
         """ConfigError if rows would leave the machine unasked, or a key unencrypted."""
