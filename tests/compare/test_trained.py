@@ -89,6 +89,15 @@ def test_a_start_from_nothing_forgets_the_attempt_before(tmp_path: Path) -> None
     assert [s.loss for s in read_run(made, "lora", 3).steps] == [7.0]
 
 
+def test_a_step_that_stands_twice_counts_as_it_was_done_last(tmp_path: Path) -> None:
+    made = fresh(tmp_path)
+    made.event("started", resumed_from=None)
+    step(made, 1, 9.0)
+    step(made, 1, 8.0)
+    made.event("succeeded")
+    assert [s.loss for s in read_run(made, "lora", 3).steps] == [8.0]
+
+
 ENDINGS: dict[str, tuple[Callable[[RunDirectory], None], str, str]] = {
     "memory": (
         lambda r: r.event("failed", error="out of memory", kind="OutOfMemoryError", faults=[]),

@@ -7,7 +7,6 @@ is found by its key and only read.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -72,15 +71,16 @@ class Progress:
     def began(self, words: str) -> None:
         self.tell("run", name=words, state="running", done=self.done, total=self.total)
 
-    def ended(self, words: str, run: TrainedRun, seconds: float, *, fresh: bool) -> None:
+    def ended(self, words: str, run: TrainedRun, seconds: float | None) -> None:
+        """`seconds`: None where it was finished before."""
         with self._lock:
             self.done += 1
-            if fresh:
+            if seconds is not None:
                 self._seconds.append(seconds)
             left = self._left()
         self.tell(
             "run", name=words, state=run.outcome, loss=run.best_loss, why=run.why,
-            seconds=round(seconds, 1), kept=not fresh, done=self.done, total=self.total,
+            seconds=seconds, kept=seconds is None, done=self.done, total=self.total,
             seconds_left=left,
         )  # fmt: skip
 
@@ -212,20 +212,19 @@ class Conduct:
     ) -> TrainedRun:
         run = self.folder.run(arm.name, config, arm.hashes)
         self.used.add(run.path)
-        began, fresh = time.monotonic(), False
+        seconds = None
         if not _is_over(run, arm.name, config.seed):
-            fresh = True
 
-            def work(slot: Slot, stop: Stop) -> None:
+            def work(slot: Slot, stop: Stop) -> float:
                 self.progress.began(words)
-                run_to_end(run, slot, until_step=until_step, stop=stop)
+                return run_to_end(run, slot, until_step=until_step, stop=stop).seconds
 
-            self.pool.submit(work).result()
+            seconds = self.pool.submit(work).result()
             if self.pool.stopped:
                 raise Interrupted("the comparison was stopped; what is finished is kept")
         found = read_run(run, arm.name, config.seed)
         if counts:
-            self.progress.ended(words, found, time.monotonic() - began, fresh=fresh)
+            self.progress.ended(words, found, seconds)
         return found
 
     def _each(self, items: Sequence[Any], work: Callable[[Any], Found]) -> list[Found]:

@@ -11,6 +11,7 @@ import yaml
 
 from tanren.compare.conduct import Trained
 from tanren.compare.folder import ComparisonFolder
+from tanren.compare.scores import model_name
 from tanren.compare.settings import TestConfig
 from tanren.errors import Interrupted
 from tanren.evaluate.folder import EvaluationFolder
@@ -20,11 +21,6 @@ from tanren.rundir import write_text
 
 Tell = Callable[..., None]
 BASE = "base"
-
-
-def model_name(arm: str, seed: int) -> str:
-    """What an arm's run of a seed is called in an evaluation."""
-    return f"{arm} seed {seed}"
 
 
 @dataclass(frozen=True, slots=True)
