@@ -93,5 +93,5 @@ def test_reasons_and_the_command_stand_above_the_settings() -> None:
     head = recommended_file(found).split(found.config)[0]
     assert all(line.startswith("#") for line in head.strip().splitlines())
     assert all(f"# {reason}" in head for reason in found.reasons)
-    assert "# tanren train recommended.yaml" in head and found.arm in head
+    assert "# tanren train FOLDER/recommended.yaml" in head and found.arm in head
     assert recommended_file(found).endswith(found.config)

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from tanren.compare.analyse import ArmInput, analyse
-from tanren.compare.arms import differences
+from tanren.compare.arms import FIXED, RATE, differences
 from tanren.compare.conduct import Conduct, Trained
 from tanren.compare.data import Comparison
 from tanren.compare.evaluations import Evaluations, evaluated
@@ -35,8 +35,9 @@ class Compared:
 
     @property
     def finished(self) -> bool:
-        """Whether every arm has at least one finished run."""
-        return all(arm.finished for arm in self.comparison.arms if not arm.stopped)
+        """Whether every arm has a finished run, but for those that halving ended."""
+        wanted = [arm for arm in self.comparison.arms if not arm.stopped]
+        return bool(wanted) and all(arm.finished for arm in wanted)
 
 
 def compare(prepared: Prepared, tell: Tell) -> Compared:
@@ -112,8 +113,14 @@ def _input(trained: Trained, prepared: Prepared) -> ArmInput:
 
 
 def _differences(plan: Plan) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """What all arms share, and what each has otherwise, as it is run."""
-    return differences({arm.name: arm.base_config for arm in plan.arms})
+    """What all arms share, and what each has otherwise, as it is run. Seeds and rates are told of
+    each run: what stands in the settings is not what was run.
+    """
+    shared, apart = differences({arm.name: arm.base_config for arm in plan.arms})
+    for values in (shared, *apart.values()):
+        for key in (*FIXED, RATE):
+            values.pop(key, None)
+    return shared, apart
 
 
 def _search(plan: Plan, trained: tuple[Trained, ...]) -> str:

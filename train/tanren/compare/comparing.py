@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tanren.compare.data import ArmComparison, Measure
-from tanren.compare.measures import Column
+from tanren.compare.measures import RETENTION, VALIDATION_LOSS, Column
 from tanren.compare.scores import compared_rows
 from tanren.compare.seeds import SIGN, SIGNIFICANCE, Effect, paired, ratio
 from tanren.compare.wording import (
@@ -21,6 +21,7 @@ from tanren.compare.wording import (
 from tanren.evaluate.statistics import holm
 
 SAME_EVERY_SEED = "the same in every seed"
+ASKED = (VALIDATION_LOSS, RETENTION)
 _EXACT = ("adapter_bytes", "trained_parameters")
 """Follow from the settings alone: a single run says all."""
 
@@ -29,8 +30,9 @@ def compare_arms(
     columns: Sequence[Column], arms: Sequence[str], reference: str, seeds: Sequence[int], main: str
 ) -> tuple[ArmComparison, ...]:
     """All other arms against the reference by every measure. Holm's correction is made over the
-    arms for the main measure, which the question is about; over all other measures of quality
-    together; and so over costs and over facts: what is merely described costs the answer nothing.
+    arms for the main measure, which the question is about, for the validation loss and for what is
+    kept of general questions; over all other measures of quality together; and so over costs and
+    over facts: what is merely described costs the answer nothing.
     Where nothing changed at all no p below 1 was possible, and the test does not count (Tarone
     1990).
     """
@@ -73,7 +75,10 @@ def _testable(found: Effect) -> float | None:
 
 
 def _family(measure: Measure, main: str) -> str:
-    return "main" if measure.name == main else measure.kind
+    """What is asked before anybody looks has a correction of its own: the main measure, the loss
+    that arms are trained for, and what is forgotten.
+    """
+    return measure.name if measure.name in (main, *ASKED) else measure.kind
 
 
 def _known(column: Column, arm: str) -> bool:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -171,13 +172,9 @@ class Conduct:
         staying = [arm for arm in self.plan.arms if rates[arm.name].value is not None]
         steps = min((arm.steps for arm in staying), default=0)
         for rung in rungs(steps, len(staying), rules.eta, rules.min_steps)[:-1] if staying else ():
-            losses = dict(
-                zip(
-                    [arm.name for arm in staying],
-                    self._each(staying, lambda arm, r=rung: self._until(arm, rates[arm.name], r)),
-                    strict=True,
-                )
-            )
+            reached = partial(self._until, rates, rung)
+            names = [arm.name for arm in staying]
+            losses = dict(zip(names, self._each(staying, reached), strict=True))
             kept = survivors(losses, rules.eta, (self.plan.reference,))
             for arm in staying:
                 if arm.name not in kept:
@@ -185,11 +182,12 @@ class Conduct:
             staying = [arm for arm in staying if arm.name in kept]
         return ended
 
-    def _until(self, arm: PlannedArm, rate: Rate, step: int) -> float | None:
+    def _until(self, rates: Mapping[str, Rate], step: int, arm: PlannedArm) -> float | None:
         """The lowest validation loss of the first seed's run up to a step; None where it failed."""
-        assert rate.value is not None
+        rate = rates[arm.name].value
+        assert rate is not None
         seed = self.plan.config.seeds[0]
-        config = arm.config(rate=rate.value, seed=seed)
+        config = arm.config(rate=rate, seed=seed)
         words = f"{arm.name}, seed {seed} to step {step}"
         run = self._run(arm, config, words, until_step=step, counts=False)
         reached = [check.loss for check in run.checks if check.step <= step]

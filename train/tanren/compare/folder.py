@@ -61,6 +61,8 @@ class ComparisonFolder:
         """Remove a folder in which nothing was trained."""
         if not self.runs.exists():
             shutil.rmtree(self.path, ignore_errors=True)
+            with contextlib.suppress(OSError):  # others lie there, or somebody put it there
+                comparisons_root().rmdir()
 
     @property
     def created_file(self) -> Path:

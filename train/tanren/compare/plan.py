@@ -94,7 +94,7 @@ def planned(
         except UserError as error:
             faults += _named(variant, error)
     if faults:
-        raise UserError(f"{len(faults)} faults found", list(dict.fromkeys(faults)))
+        raise UserError.of(*dict.fromkeys(faults))
     reference = config.reference or found[0].name
     common = gates[reference].steps
     arms = tuple(_arm(v, gates[v.name], common, config, shared) for v in found)

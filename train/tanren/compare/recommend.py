@@ -1,29 +1,31 @@
-"""Which arm to take: the cheapest of those that are not shown to be worse than the best."""
+"""Which arm to take: the best one, or a measurably cheaper one that nothing speaks against."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 
-from tanren.compare.comparing import compare_two
+from tanren.compare.comparing import ASKED, compare_two
 from tanren.compare.data import Arm, ArmComparison, Comparison, Recommendation
 from tanren.compare.measures import MEMORY, RETENTION, SECONDS, Column
 from tanren.compare.seeds import SIGNIFICANCE
 from tanren.compare.sentences import failure
-from tanren.compare.wording import amount, counted, level, listed, sample, times
-from tanren.evaluate.statistics import holm
+from tanren.compare.wording import amount, counted, level, listed, p_words, sample, times
 
 NEARLY_EQUAL = 0.05
-"""Costs within this share of the least count as equal: they scatter as much by chance."""
+"""Costs within this share of each other count as equal: they scatter as much by chance."""
 
 
 def recommend(
     found: Comparison, columns: Sequence[Column], configs: Mapping[str, str]
 ) -> Recommendation | None:
-    """`configs`: each arm's whole YAML. The main quality is tested against the best arm (not only
-    against the reference), with Holm's correction; of those that stay, the one with the least
-    memory wins, then the least time, then the best mean. Where nothing can be tested (one seed and
-    no rows) the best value wins. None where no run finished.
+    """`configs`: each arm's whole YAML.
+
+    The arm with the best mean of the main measure, unless another one is measurably cheaper in
+    memory, then in time, and nothing speaks against it: each is tested against the best arm (not
+    only against the reference) in the main measure, the validation loss and what it keeps of
+    general questions, without a correction, for here it is the false all-clear that costs. Where
+    nothing can be tested (one seed and no rows) the best value wins. None where no run finished.
     """
     named = {column.name: column for column in columns}
     main = named.get(found.main)
@@ -32,9 +34,10 @@ def recommend(
         return None
     sign = 1 if main.measure.higher_is_better is False else -1
     best = min(means, key=lambda arm: sign * means[arm])
-    against = _against(main, [arm for arm in means if arm != best], best, found.seeds)
-    as_good = [best, *(c.arm for c in against if c.p_value is not None and not c.shown)]
-    chosen = _cheapest(as_good, named, {arm: sign * mean for arm, mean in means.items()})
+    against = _against(named, main, [arm for arm in means if arm != best], best, found.seeds)
+    as_good = [best, *(one.arm for one in against if one.is_tested and not one.worse)]
+    badness = {arm: sign * mean for arm, mean in means.items()}
+    chosen = _cheapest(as_good, named, badness, found.seeds)
     reasons = [
         _quality(main, chosen, best, means),
         *_as_good(main, against, chosen, best),
@@ -45,32 +48,81 @@ def recommend(
     return Recommendation(chosen, configs[chosen], tuple(f"{reason}." for reason in reasons))
 
 
+@dataclass(frozen=True)
+class _Against:
+    """An arm against the best one: by the main measure, and where it is worse than that."""
+
+    arm: str
+    main: ArmComparison
+    worse: tuple[tuple[Column, ArmComparison], ...]
+
+    @property
+    def is_tested(self) -> bool:
+        return self.main.p_value is not None
+
+
+def _against(
+    named: Mapping[str, Column],
+    main: Column,
+    others: Sequence[str],
+    best: str,
+    seeds: Sequence[int],
+) -> list[_Against]:
+    asked = [name for name in ASKED if name in named and name != main.name]
+    looked_at = [main, *(named[name] for name in asked)]
+    found = []
+    for arm in others:
+        pairs = [
+            (column, compare_two(column, arm, best, seeds))
+            for column in looked_at
+            if _means(column, [arm, best]).keys() == {arm, best}
+        ]
+        worse = tuple((column, pair) for column, pair in pairs if _is_worse(column, pair))
+        found.append(_Against(arm, pairs[0][1], worse))
+    return found
+
+
+def _is_worse(column: Column, pair: ArmComparison) -> bool:
+    if pair.difference is None or pair.p_value is None or pair.p_value >= SIGNIFICANCE:
+        return False
+    return pair.difference > 0 if column.measure.higher_is_better is False else pair.difference < 0
+
+
 def _means(column: Column, arms: Sequence[str]) -> dict[str, float]:
     means = {arm: column.estimate(arm).mean for arm in arms}
     return {arm: mean for arm, mean in means.items() if mean is not None}
 
 
-def _against(
-    main: Column, others: Sequence[str], best: str, seeds: Sequence[int]
-) -> list[ArmComparison]:
-    found = [compare_two(main, arm, best, seeds) for arm in others]
-    corrected = holm([comparison.p_value for comparison in found])
-    return [
-        replace(comparison, p_adjusted=p, shown=p is not None and p < SIGNIFICANCE)
-        for comparison, p in zip(found, corrected, strict=True)
-    ]
-
-
 def _cheapest(
-    arms: Sequence[str], named: Mapping[str, Column], badness: Mapping[str, float]
+    arms: Sequence[str],
+    named: Mapping[str, Column],
+    badness: Mapping[str, float],
+    seeds: Sequence[int],
 ) -> str:
     left = list(arms)
     for cost in (MEMORY, SECONDS):
-        means = _means(named[cost], left) if cost in named else {}
-        if len(means) == len(left):  # a cost that one of them lacks decides nothing
-            least = min(means.values())
-            left = [arm for arm in left if means[arm] <= least * (1 + NEARLY_EQUAL)]
+        column = named.get(cost)
+        means = _means(column, left) if column is not None else {}
+        if column is None or len(means) < len(left):
+            continue  # a cost that one of them lacks decides nothing
+        best = min(left, key=lambda arm: badness[arm])
+        cheaper = [arm for arm in left if _is_cheaper(column, arm, best, seeds)]
+        if cheaper:
+            least = min(means[arm] for arm in cheaper)
+            left = [arm for arm in cheaper if means[arm] <= least * (1 + NEARLY_EQUAL)]
+        else:
+            left = [arm for arm in left if not _is_cheaper(column, best, arm, seeds)]
     return min(left, key=lambda arm: badness[arm])
+
+
+def _is_cheaper(column: Column, arm: str, than: str, seeds: Sequence[int]) -> bool:
+    """By more than chance, and by more than a little. A single seed is taken at its word."""
+    if arm == than:
+        return False
+    pair = compare_two(column, arm, than, seeds)
+    if pair.ratio is None or pair.ratio > 1 - NEARLY_EQUAL:
+        return False
+    return pair.shown or pair.seeds == 1
 
 
 # --- reasons --------------------------------------------------------------------------------------
@@ -85,19 +137,30 @@ def _quality(main: Column, chosen: str, best: str, means: Mapping[str, float]) -
     return f"{told}; the best mean is {best}'s {level(means[best], unit)}"
 
 
-def _as_good(main: Column, against: Sequence[ArmComparison], chosen: str, best: str) -> list[str]:
+def _as_good(main: Column, against: Sequence[_Against], chosen: str, best: str) -> list[str]:
     told = []
-    own = next((c for c in against if c.arm == chosen), None)
+    own = next((one.main for one in against if one.arm == chosen), None)
     if own is not None:
         would = ""
         if own.detectable is not None:
             would = f" ({sample(own.seeds, own.rows)} would show "
             would += f"{amount(own.detectable, main.measure.unit)})"
         told.append(f"It is not shown to be worse than {best}{would}")
-    worse = [c.arm for c in against if c.shown]
+    worse = [f"{one.arm} in {_places(one)}" for one in against if one.worse]
     if worse:
-        told.append(f"Shown to be worse than {best}: {listed(worse)}")
+        told.append(f"Worse than {best}, each test by itself: {listed(worse)}")
     return told
+
+
+def _places(one: _Against) -> str:
+    """`ROUGE-L (p = 0.02)`."""
+    return listed(
+        [
+            f"{column.measure.title} ({p_words(pair.p_value, corrected=False)})"
+            for column, pair in one.worse
+            if pair.p_value is not None
+        ]
+    )
 
 
 def _cost(named: Mapping[str, Column], chosen: str, as_good: Sequence[str]) -> list[str]:
@@ -113,8 +176,8 @@ def _cost(named: Mapping[str, Column], chosen: str, as_good: Sequence[str]) -> l
     return told
 
 
-def _weakness(found: Comparison, against: Sequence[ArmComparison]) -> list[str]:
-    if len(found.seeds) == 1 and against and all(c.p_value is None for c in against):
+def _weakness(found: Comparison, against: Sequence[_Against]) -> list[str]:
+    if len(found.seeds) == 1 and against and not any(one.is_tested for one in against):
         told = "One seed and no rows to pair: nothing could be tested and the best value was taken"
         return [f"{told}; another seed may change the order"]
     if len(found.seeds) == 1:

@@ -34,7 +34,21 @@ def comparison(asked: Asked) -> CompareConfig:
     read = _read(asked.source)
     values: dict[str, Any] = {k: v for k, v in asked.settings.items() if v is not None}
     grid = {**(read.get("grid") or {}), **asked.axes}
-    if not grid and not read.get("arms") and asked.default_methods:
+    arms = read.get("arms") or {}
+    clash = [key for key in asked.axes if any(_overlap(key, own) for own in arms.values())]
+    if clash:
+        raise ConfigError.of(
+            *(
+                Fault(
+                    f"axis {key}",
+                    f"arms in {asked.source} that set it",
+                    "an axis that no arm decides on",
+                    "leave the axis away, or remove `arms` from the file",
+                )
+                for key in clash
+            )
+        )
+    if not grid and not arms and asked.default_methods:
         grid = {"method": METHODS}
     values["grid"] = grid
     if asked.trials is not None:
@@ -42,6 +56,12 @@ def comparison(asked: Asked) -> CompareConfig:
     if asked.test:
         values["test"] = {**(read.get("test") or {}), **asked.test}
     return load_comparison({**read, **values}, source=str(asked.source))
+
+
+def _overlap(axis: str, arm: Any) -> bool:
+    """Whether an arm of a file decides on what an axis would."""
+    keys = arm if isinstance(arm, Mapping) else {}
+    return any(key == axis or f"{key}.".startswith(f"{axis}.") for key in keys)
 
 
 def _read(source: Path) -> dict[str, Any]:

@@ -24,6 +24,8 @@ Result = tuple[float, float | None]
 """(learning rate, loss; None: the run failed)."""
 Side = Literal["low", "high"]
 
+HIGHEST = 10.0
+"""The settings of a run allow no higher rate."""
 BEYOND = 2
 """So many times `factor` the search may leave its span, while the best rate is the outermost."""
 NEAREST = 1 / 8
@@ -166,7 +168,7 @@ class RateSearch:
 
     def _limit(self, side: Side) -> float:
         reach = self.span * self.factor**BEYOND
-        return self.centre / reach if side == "low" else self.centre * reach
+        return self.centre / reach if side == "low" else min(self.centre * reach, HIGHEST)
 
     def _between(self) -> float | None:
         """A new rate between the best one's neighbours; None where they are too near already."""

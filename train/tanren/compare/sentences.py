@@ -114,6 +114,11 @@ def _told(pair: ArmComparison, found: Comparison, measure: Measure) -> str:
         "" if pair.detectable is None else f" would show {amount(pair.detectable, measure.unit)}"
     )
     size = amount(pair.difference, measure.unit, signed=True)
+    if ends and (pair.low or 0.0) * (pair.high or 0.0) > 0:
+        # by itself it would be a difference; among several it is what chance may bring
+        what = f"{pair.arm} measured {size} of {_lower(measure.title)} against {pair.reference} "
+        what += f"({ends} by itself; {of}); after the correction for several comparisons that is "
+        return f"{what}not enough to tell them apart{costs}"
     what = f"{pair.arm} is not distinguishable from {pair.reference} here in "
     what += f"{_lower(measure.title)} (difference {size}"
     return f"{what}{', ' + ends if ends else ''}; {of}{would}){costs}"

@@ -153,6 +153,7 @@ def _rate_axis(axes: Axes, rates: Sequence[float]) -> None:
     from matplotlib.ticker import NullLocator
 
     low, high = min(rates), max(rates)
+    axes.set_xlim(low / 1.5, high * 1.5)  # before the ticks: a single rate spans nothing by itself
     decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
     for steps in ((1, 2, 5), (1, 3), (1,)):
         ticks = [d * 10.0**e for e in decades for d in steps if low / 2 <= d * 10.0**e <= high * 2]
@@ -160,7 +161,6 @@ def _rate_axis(axes: Axes, rates: Sequence[float]) -> None:
             break
     axes.set_xticks(ticks, [rate(tick) for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlim(low / 1.5, high * 1.5)
 
 
 # --- differences ----------------------------------------------------------------------------------

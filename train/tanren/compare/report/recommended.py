@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from tanren.compare.data import Recommendation
 
 FILE = "recommended.yaml"
-COMMAND = f"tanren train {FILE}"
+COMMAND = f"tanren train FOLDER/{FILE}"
 _COLUMNS = 96
 
 
