@@ -116,6 +116,7 @@ def reading(console: Console) -> Iterator[Callable[[int, int | None], None] | No
 
 
 def _check_with_model(output: Output, config: RunConfig, preview: int, measure: bool) -> None:
+    from tanren.cli.data.quote_page import cost_of, show_cost
     from tanren.cli.gate_page import show_gate
     from tanren.cli.progress import watched
 
@@ -140,10 +141,12 @@ def _check_with_model(output: Output, config: RunConfig, preview: int, measure: 
             [{"text": words, "trained": trained} for words, trained in row] for row in pieces
         ],
         "measured": measured,
+        "cost": cost_of(gate, measured),
     }
 
     def show(console: Console) -> None:
         show_gate(console, gate.as_dict(), pieces)
+        show_cost(console, document["cost"])
         if measured is not None:
             from tanren.cli.measure import show_measured
 
