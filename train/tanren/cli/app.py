@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn, cast
 import typer
 from typer.core import TyperGroup
 
-from tanren.cli import chat, check, eval, export, reference, runs, streams, train
+from tanren.cli import chat, check, compare, data, eval, export, reference, runs, streams, train
 from tanren.cli.options import Json
 from tanren.cli.output import Output, mistake, of, opened
 from tanren.cli.usage import usage_error
@@ -77,8 +77,11 @@ app.command("run")(train.run)
 app.command("chat")(chat.chat)
 app.command("eval")(eval.evaluate)
 app.command("eval import-ratings")(eval.import_ratings)
+app.command("compare")(compare.compare)
+app.command("sweep")(compare.sweep)
 app.command("export")(export.export)
 app.add_typer(runs.app, name="runs")
+app.add_typer(data.app, name="data")
 app.command("config")(reference.config)
 app.command("methods")(reference.methods)
 

@@ -14,7 +14,7 @@ from tanren.cli.display import text
 from tanren.cli.options import Json, Model, Validation
 from tanren.cli.output import Output, mistake, of
 from tanren.cli.request import Items, read_items, require_text, require_values
-from tanren.errors import ConfigError
+from tanren.errors import ConfigError, Fault, UserError
 
 if TYPE_CHECKING:
     from tanren.compare.prepare import Prepared
@@ -256,6 +256,8 @@ def _carry_out(
             f"write `tanren {command} CONFIG.yaml`",
         )
     require_text([str(found.source), *found.overrides, *axes, *options.words().values()])
+    if found.source.is_dir():
+        raise _not_a_file(found.source, command)
     with _telling(output) as tell:
         prepared = _prepared(command, found.source, axes, overrides, options, out, tell)
         if not dry_run:
@@ -271,8 +273,17 @@ def _carry_out(
         return
     document = {"folder": str(done.folder.path), **compare_page.as_document(done.comparison)}
     output.give(document, lambda console: compare_page.show_comparison(console, done))
-    if not done.finished:
+    if not done.finished or not any(arm.finished for arm in done.comparison.arms):
         raise typer.Exit(1)
+
+
+def _not_a_file(folder: Path, command: str) -> UserError:
+    settings = folder / "comparison.yaml"
+    remedy = f"write `tanren {command} CONFIG.yaml`"
+    if settings.is_file():
+        remedy = f"go on with it: tanren compare {settings} --out {folder}"
+    wanted = "a comparison or settings (CONFIG.yaml), or data (DATA.jsonl)"
+    return mistake(str(folder), "a folder", wanted, remedy)
 
 
 def _prepared(
@@ -302,7 +313,19 @@ def _prepared(
         )
     )
     name = source.stem if command == "compare" else f"{source.stem}-sweep"
-    return prepare(config, shared, out, name, tell)
+    try:
+        return prepare(config, shared, out, name, tell)
+    except ConfigError as error:
+        raise ConfigError.of(*dict.fromkeys(map(_in_options, error.faults))) from None
+
+
+def _in_options(fault: Fault) -> Fault:
+    """Without settings a person thinks of the model as an option, and of one for all arms."""
+    if fault.found == "nothing" and fault.where.endswith((" model", " model.name")):
+        return Fault(
+            "--model", "nothing", "a model folder or a Hugging Face name", "add --model MODEL"
+        )
+    return fault
 
 
 def _axes(found: Sequence[tuple[str, tuple[Any, ...]]]) -> Mapping[str, tuple[Any, ...]]:

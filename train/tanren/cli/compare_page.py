@@ -84,7 +84,9 @@ def show_plan(console: Console, prepared: Prepared) -> None:
         row(made, arm.name, changes, arm.steps, rate)
     console.print(made)
     seeds = counted(len(plan.config.seeds), "seed")
-    console.print(text(f"at most {counted(plan.most_runs, 'run')}: {seeds} an arm and the search"))
+    search = " and the search" if plan.searched else ""
+    most = "at most " if plan.searched else ""
+    console.print(text(f"{most}{counted(plan.most_runs, 'run')}: {seeds} an arm{search}"))
     for note in plan.notes:
         console.print(text(f"note: {note}", "yellow"), soft_wrap=True)
     console.print(text("Nothing was trained (--dry-run)."))
@@ -119,20 +121,20 @@ def show_comparison(console: Console, done: Compared) -> None:
     if found.recommendation is not None:
         name = clean(found.recommendation.arm)
         command = f"tanren train {shell(folder / 'recommended.yaml')}"
-        console.print(text(f"train {name} again:  {command}"), soft_wrap=True)
+        console.print(text(f"train as {name}:  {command}"), soft_wrap=True)
 
 
 def _show_findings(console: Console, found: Comparison) -> None:
-    for check in found.audit:
-        if not check.passed:
-            words = f"not fair: {check.name}: {check.text}"
-            console.print(text(words, "bold red"), soft_wrap=True)
-    for sentence in found.sentences:
+    failed = [check for check in found.audit if not check.passed]
+    for check in failed:
+        words = f"not fair: {check.name}: {check.text}"
+        console.print(text(words, "bold red"), soft_wrap=True)
+    for sentence in found.sentences[bool(failed) :]:  # the first one warns of just these
         console.print(text(f"- {sentence}"), soft_wrap=True)
     if found.recommendation is not None:
-        reasons = "; ".join(found.recommendation.reasons)
-        words = f"recommended: {found.recommendation.arm} ({reasons})"
-        console.print(text(words, "bold green"), soft_wrap=True)
+        console.print(text(f"recommended: {found.recommendation.arm}", "bold green"))
+        for reason in found.recommendation.reasons:
+            console.print(text(f"  {reason}"), soft_wrap=True)
 
 
 def _show_arms(console: Console, found: Comparison) -> None:
@@ -148,7 +150,8 @@ def _show_arms(console: Console, found: Comparison) -> None:
         cells = [_value(arm, measure) for measure in shown]
         row(made, name, seeds, rate, *cells)
     console.print(made)
-    console.print(text("means over seeds; in brackets 95% intervals", "dim"))
+    if len(found.seeds) > 1:
+        console.print(text("means over seeds; in brackets 95% intervals", "dim"))
 
 
 def _value(arm: Arm, measure: Measure) -> str:
