@@ -172,6 +172,6 @@ def test_a_file_may_be_a_comparison_a_run_or_data(tmp_path: Any) -> None:
 def test_an_axis_beside_arms_that_decide_on_it_is_refused(tmp_path: Any) -> None:
     whole = tmp_path / "whole.yaml"
     whole.write_text("base: run.yaml\narms: {a: {}, b: {method: dora}}\n", "utf-8")
-    with pytest.raises(ConfigError, match="arms in .*whole.yaml that set it"):
+    with pytest.raises(ConfigError, match="that set it"):
         comparison(Asked(whole, axes={"method": ("lora", "dora")}))
     assert comparison(Asked(whole, axes={"method.rank": (4, 8)})).grid == {"method.rank": (4, 8)}

@@ -42,7 +42,7 @@ def fair(*more: ArmInput, **changes: Any) -> Comparison:
 def test_a_fair_comparison_passes_and_says_what_was_looked_at() -> None:
     found = fair()
     assert found.fair and failing(found) == {}
-    assert len(found.audit) == 15 and len({check.name for check in found.audit}) == 15
+    assert len(found.audit) == 16 and len({check.name for check in found.audit}) == 16
     assert not any("not fair" in told for told in found.sentences)
     assert all(check.text for check in found.audit)
 
@@ -99,6 +99,10 @@ PLANTED: dict[str, tuple[ArmInput, str]] = {
     "a rate at the edge": (
         arm("bad", DORA, by=0.2, arm_changes={"rate_edge": "high"}),
         names.EDGE,
+    ),
+    "a rate that was not searched": (
+        arm("bad", DORA, by=0.2, arm_changes={"rate_source": "given"}),
+        names.CHANCES,
     ),
     "a failed seed": (
         replace(

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import tiny
 
+from tanren.compare.audit import EDGE
 from tanren.compare.carry_out import Compared, compare
 from tanren.compare.data import Comparison
 from tanren.compare.prepare import Prepared, prepare
@@ -59,12 +60,12 @@ def prepared(values: dict[str, Any], out: Path, tell: Any = silent) -> Prepared:
 
 @pytest.fixture(scope="module")
 def done(ground: Path, tiny_model: Callable[..., Path]) -> Compared:
-    """Two methods, two seeds, a search of three rates for one of them, and a test."""
+    """Two methods, two seeds, a search of three rates for each, and a test."""
     values = asked(
         ground,
         tiny_model(),
         arms={
-            "lora": {"method": "lora", "training.learning_rate": 1e-2},
+            "lora": {"method": "lora"},
             "lora_plus": {"method": "lora_plus"},
         },
         seeds=2,
@@ -127,8 +128,6 @@ def test_the_rate_is_the_best_of_the_search(done: Compared) -> None:
     best = min((one for one in arm.tried if one.loss is not None), key=lambda one: one.loss)
     assert arm.learning_rate == best.learning_rate
     assert {run.learning_rate for run in arm.runs} == {arm.learning_rate}
-    assert done.comparison.arm("lora").tried == ()
-    assert done.comparison.arm("lora").rate_source == "given"
 
 
 def test_trials_have_luck_of_their_own(done: Compared) -> None:
@@ -156,7 +155,8 @@ def test_the_folder_holds_the_whole_report(done: Compared) -> None:
 
 
 def test_it_is_fair_and_says_so(done: Compared) -> None:
-    assert [check for check in done.comparison.audit if not check.passed] == []
+    failed = {check.name for check in done.comparison.audit if not check.passed}
+    assert failed <= {EDGE}, "three rates on four steps may well end at an edge"
 
 
 # --- once more ------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ def test_the_same_comparison_again_trains_nothing(
         ground,
         Path(done.comparison.shared["model.name"]),
         arms={
-            "lora": {"method": "lora", "training.learning_rate": 1e-2},
+            "lora": {"method": "lora"},
             "lora_plus": {"method": "lora_plus"},
         },
         seeds=2,
@@ -184,7 +184,7 @@ def test_the_same_comparison_again_trains_nothing(
 
     again = compare(prepared(values, done.folder.path, tell), tell)
     runs = [event for event in told if event["event"] == "run"]
-    assert len(runs) == 7 and all(run["kept"] for run in runs)
+    assert len(runs) == 10 and all(run["kept"] for run in runs)
     assert _stamps(done.folder.path) == before
     assert [arm.runs for arm in again.comparison.arms] == [arm.runs for arm in done.comparison.arms]
 

@@ -248,10 +248,8 @@ def test_it_prints_nothing_and_loads_optuna_only_to_search() -> None:
         "import sys; from tanren.compare.search import RateSearch\n"
         "assert 'optuna' not in sys.modules\n"
         "s = RateSearch(1e-3, 5)\n"
-        "import optuna; before = optuna.logging.get_verbosity()\n"
         "[s.tell(r, x) for r, x in zip(s.ask(), (2, 1, 2))]\n"
         "assert s.ask()\n"
-        "assert optuna.logging.get_verbosity() == before\n"
         "assert 'torch' not in sys.modules"
     )
     done = subprocess.run(

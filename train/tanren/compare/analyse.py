@@ -98,7 +98,7 @@ def analyse(
         comparisons=compare_arms(found.columns, finished, reference, table.seeds, found.main)
         if reference in finished
         else (),
-        reaches=_reaches(table, finished),
+        reaches=_reaches(table, found.columns, finished),
         audit=audit(
             Audited(
                 arms=plain,
@@ -110,7 +110,7 @@ def analyse(
                 parallel=parallel,
             )
         ),
-        fronts=fronts(found.columns, finished, found.main),
+        fronts=fronts(found.columns, _comparable(found, reference, finished), found.main),
         search=search,
         machine=machine,
         seconds=seconds,
@@ -160,10 +160,23 @@ def _estimates(arm: Arm, found: Sequence[Column]) -> dict[str, Any]:
     return {column.name: column.estimate(arm.name) for column in found}
 
 
-def _reaches(table: Table, finished: Sequence[str]) -> tuple[Reach, ...]:
-    """Where the reference has validation losses at all."""
+def _comparable(found: _Measured, reference: str, finished: Sequence[str]) -> list[str]:
+    """Arms whose main measure counts what the reference's does."""
+    main = next((column for column in found.columns if column.name == found.main), None)
+    return [arm for arm in finished if main is None or main.alike(arm, reference)]
+
+
+def _reaches(table: Table, found: Sequence[Column], finished: Sequence[str]) -> tuple[Reach, ...]:
+    """Where the reference has validation losses at all, for arms whose losses count the same
+    tokens.
+    """
+    loss = next((column for column in found if column.name == VALIDATION_LOSS), None)
+    if loss is None:
+        return ()
     runs = table.runs
     if not any(run.checks for run in runs.get(table.reference, {}).values()):
         return ()
-    others = [arm for arm in finished if arm != table.reference]
+    others = [
+        arm for arm in finished if arm != table.reference and loss.alike(arm, table.reference)
+    ]
     return tuple(reach(arm, table.reference, runs, table.seeds) for arm in others)

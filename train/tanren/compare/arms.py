@@ -23,6 +23,7 @@ from tanren.methods import METHODS
 ROWS = "data.rows"
 """The one axis that is no setting of a run: train on so many rows of the file."""
 RATE = "training.learning_rate"
+LENGTHS = ("training.num_epochs", "training.max_steps")
 METHOD = "method"
 FIXED = ("seed", "training.data_seed")
 """What the comparison itself sets: an arm that changed it would see other rows or other luck."""
@@ -76,7 +77,7 @@ def variants(config: CompareConfig, shared: Shared) -> tuple[Variant, ...]:
     faults: list[Fault] = []
     found = []
     for name, changes in _named_changes(config):
-        faults += _forbidden(name, changes)
+        faults += _forbidden(name, changes, config)
         try:
             found.append(_variant(name, changes, shared))
         except TanrenError as error:
@@ -124,7 +125,7 @@ def _word(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _forbidden(arm: str, changes: Mapping[str, Any]) -> list[Fault]:
+def _forbidden(arm: str, changes: Mapping[str, Any], config: CompareConfig) -> list[Fault]:
     faults = [
         Fault(
             f"arm {arm!r} {key}",
@@ -144,6 +145,17 @@ def _forbidden(arm: str, changes: Mapping[str, Any]) -> list[Fault]:
                 "rename it",
             )
         )
+    if ROWS in changes and config.equal == "steps":
+        faults += [
+            Fault(
+                f"arm {arm!r} {key}",
+                f"{changes[key]!r} beside {ROWS}",
+                "as many steps as all others have",
+                "leave it away, or say `equal: epochs`",
+            )
+            for key in LENGTHS
+            if key in changes
+        ]
     rows = changes.get(ROWS)
     if ROWS in changes and not (isinstance(rows, int) and not isinstance(rows, bool) and rows > 0):
         faults.append(Fault(f"arm {arm!r} {ROWS}", repr(rows), "a number of rows", "change it"))

@@ -30,6 +30,7 @@ SETTINGS = "only the named settings differ"
 RATES = "learning rates as set"
 EFFECT = "every setting has an effect"
 EDGE = "best rate inside the search"
+CHANCES = "every rate searched or none"
 PARALLEL = "runs side by side"
 
 _FEWEST_LOSSES = 3
@@ -71,6 +72,7 @@ def audit(found: Audited) -> tuple[Check, ...]:
         rates_check(RATES, found.runs, found.shared),
         _effect(found),
         _edge(found),
+        _equal_chances(found),
         _side_by_side(found),
     )
 
@@ -297,8 +299,22 @@ def _edge(found: Audited) -> Check:
     if odd:
         text = "; ".join(odd.values()) + ": a better one may lie beyond"
         return Check(EDGE, False, text, tuple(odd))
+    return Check(EDGE, True, _searched(found))
+
+
+def _searched(found: Audited) -> str:
     searched = sum(arm.rate_source == "searched" for arm in found.arms)
-    return Check(EDGE, True, f"rates searched for {searched} of {len(found.arms)} arms")
+    return f"rates searched for {searched} of {len(found.arms)} arms"
+
+
+def _equal_chances(found: Audited) -> Check:
+    """A rate that was searched beats one that was not, whatever the method."""
+    finished = [arm for arm in found.arms if arm.finished]
+    given = [arm.name for arm in finished if arm.rate_source != "searched"]
+    if given and len(given) < len(finished):
+        text = f"{_searched(found)}; no search for {', '.join(given)}"
+        return Check(CHANCES, False, text, tuple(given))
+    return Check(CHANCES, True, _searched(found))
 
 
 def _side_by_side(found: Audited) -> Check:

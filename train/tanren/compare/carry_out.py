@@ -18,6 +18,7 @@ from tanren.compare.evaluations import Evaluations, evaluated
 from tanren.compare.folder import ComparisonFolder
 from tanren.compare.plan import Plan, PlannedArm, without_limits
 from tanren.compare.prepare import Prepared
+from tanren.compare.recommend import TIMES
 from tanren.compare.report import write_report
 from tanren.environment import versions
 from tanren.errors import Interrupted
@@ -74,7 +75,7 @@ def _compare(prepared: Prepared, tell: Tell) -> Compared:
             machine=_machine(pool),
             search=_search(plan, trained),
             created=folder.created,
-            seconds=round(time.monotonic() - began, 1),
+            seconds=folder.spent(time.monotonic() - began),
             notes=tuple(notes),
             parallel=len(pool.slots),
         )
@@ -140,6 +141,9 @@ def _search(plan: Plan, trained: tuple[Trained, ...]) -> str:
 
 def _notes(conduct: Conduct, folder: ComparisonFolder, answers: Evaluations) -> list[str]:
     notes = [f"{arm}: no evaluation: {why}" for arm, why in answers.failed.items()]
+    notes += dict.fromkeys(
+        f"test: {note}" for found in answers.by_arm.values() for note in found.notes
+    )
     left = folder.left_over(conduct.used)
     if left:
         notes.append(
@@ -149,7 +153,9 @@ def _notes(conduct: Conduct, folder: ComparisonFolder, answers: Evaluations) -> 
 
 
 def _machine(pool: Pool) -> dict[str, Any]:
+    shared = sum(slot.kind == "cpu" for slot in pool.slots) > 1
     return {
+        TIMES: not shared,
         "processes side by side": len(pool.slots),
         "slots": ", ".join(slot.name for slot in pool.slots),
         "versions": {name: version for name, version in versions().items() if version},

@@ -6,9 +6,11 @@ is found by its key and only read.
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,7 +23,7 @@ from tanren.compare.plan import Plan, PlannedArm
 from tanren.compare.search import RateSearch
 from tanren.compare.trained import read_run
 from tanren.config import RunConfig
-from tanren.errors import Interrupted
+from tanren.errors import Fault, Interrupted, RunError
 from tanren.jobs import Pool, Slot, Stop, run_to_end
 from tanren.rundir import RunDirectory
 
@@ -29,8 +31,13 @@ Tell = Callable[..., None]
 Found = TypeVar("Found")
 RateSource = Literal["searched", "given", "auto"]
 
-FINAL = ("out_of_memory", "diverged", "refused")
+FINAL = ("out_of_memory", "diverged")
 """Failures that another start would only repeat: they are results."""
+OF_THE_RATE = FINAL
+"""Failures of a trial that speak of its learning rate."""
+_POLL_SECONDS = 0.5
+_FACTS = {"train": "train_sha256", "validation": "validation_sha256", "model": "base"}
+"""Of an arm's hashes: what a run calls them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +49,8 @@ class Rate:
     tried: tuple[Tried, ...] = ()
     edge: Literal["low", "high"] | None = None
     sentence: str = ""
+    stopped: str = ""
+    """Why the search did not come to its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +119,7 @@ class Conduct:
 
     def train(self) -> tuple[Trained, ...]:
         """Every arm: its rate, then all seeds at it."""
+        self._await_orphans()
         rates = self._each(self.plan.arms, self._rate)
         by_name = dict(zip((arm.name for arm in self.plan.arms), rates, strict=True))
         ended = self._halved(by_name) if self.plan.config.halving else {}
@@ -118,6 +128,16 @@ class Conduct:
             return self._seeds(arm, by_name[arm.name], ended.get(arm.name, ""))
 
         return tuple(self._each(self.plan.arms, seeds))
+
+    def _await_orphans(self) -> None:
+        """Runs that an earlier, killed start left at work: two runs would share a device."""
+        left = [run for run in self.folder.all_runs() if run.owner() is not None]
+        if left:
+            text = f"waiting for {len(left)} runs of an earlier start that are still at work"
+            self._tell("stage", name="wait", text=text)
+        for run in left:
+            while run.owner() is not None:
+                time.sleep(_POLL_SECONDS)
 
     # --- one arm ----------------------------------------------------------------------------------
 
@@ -129,13 +149,18 @@ class Conduct:
             return Rate(arm.auto_rate, "auto")
         search = RateSearch(arm.auto_rate, rules.trials, rules.factor, rules.span, rules.seed or 0)
         tried: list[Tried] = []
-        while rates := search.ask():
+        stopped = ""
+        while not stopped and (rates := search.ask()):
             for rate, run in zip(rates, self._trials(arm, rates), strict=True):
-                search.tell(rate, run.best_loss if run.succeeded else None)
                 loss = run.best_loss if run.succeeded else None
+                search.tell(rate, loss)
                 tried.append(Tried(rate, loss, run.outcome, run.path, run.num_steps))
+                if not run.succeeded and run.outcome not in OF_THE_RATE:
+                    # it says nothing of the rate, and the search would believe that it does
+                    stopped = f"its trial at {rate:g} could not be finished: {run.why}"
         self.progress.dropped(rules.trials - len(tried))
-        return Rate(search.best, "searched", tuple(tried), search.edge, search.sentence)
+        best = None if stopped else search.best
+        return Rate(best, "searched", tuple(tried), search.edge, search.sentence, stopped)
 
     def _trials(self, arm: PlannedArm, rates: Sequence[float]) -> list[TrainedRun]:
         share = self.plan.config.search.steps_share
@@ -151,7 +176,8 @@ class Conduct:
         seeds = self.plan.config.seeds
         if rate.value is None:
             self.progress.dropped(len(seeds))
-            return Trained(arm, rate, (), "every learning rate that was tried failed")
+            why = rate.stopped or "every learning rate that was tried failed"
+            return Trained(arm, rate, (), why)
         if ended:
             self.progress.dropped(len(seeds))
             return Trained(arm, rate, (), ended)
@@ -171,16 +197,30 @@ class Conduct:
         ended: dict[str, str] = {}
         staying = [arm for arm in self.plan.arms if rates[arm.name].value is not None]
         steps = min((arm.steps for arm in staying), default=0)
-        for rung in rungs(steps, len(staying), rules.eta, rules.min_steps)[:-1] if staying else ():
+        for rung in self._rungs(staying, steps):
             reached = partial(self._until, rates, rung)
             names = [arm.name for arm in staying]
             losses = dict(zip(names, self._each(staying, reached), strict=True))
+            if all(loss is None for loss in losses.values()):
+                continue  # nobody can be ranked
             kept = survivors(losses, rules.eta, (self.plan.reference,))
             for arm in staying:
                 if arm.name not in kept:
                     ended[arm.name] = f"halving ended it after {rung} of {arm.steps} steps"
             staying = [arm for arm in staying if arm.name in kept]
         return ended
+
+    def _rungs(self, arms: Sequence[PlannedArm], steps: int) -> list[int]:
+        """Steps before the end at which arms are ranked: where all of them are evaluated."""
+        rules = self.plan.config.halving
+        assert rules is not None
+        if not arms:
+            return []
+        every = math.lcm(*(arm.base_config.evaluation.every or steps for arm in arms))
+        wanted = rungs(steps, len(arms), rules.eta, rules.min_steps)[:-1]
+        return sorted(
+            {rung for rung in (-(-one // every) * every for one in wanted) if rung < steps}
+        )
 
     def _until(self, rates: Mapping[str, Rate], step: int, arm: PlannedArm) -> float | None:
         """The lowest validation loss of the first seed's run up to a step; None where it failed."""
@@ -221,9 +261,32 @@ class Conduct:
             if self.pool.stopped:
                 raise Interrupted("the comparison was stopped; what is finished is kept")
         found = read_run(run, arm.name, config.seed)
+        self._require_same_data(run, found, arm)
         if counts:
             self.progress.ended(words, found, seconds)
         return found
+
+    def _require_same_data(self, run: RunDirectory, found: TrainedRun, arm: PlannedArm) -> None:
+        """The rows and the base that the gate saw are those the run was trained on. A file that was
+        changed meanwhile makes another run of it, which is put aside.
+        """
+        changed = [
+            name
+            for name, fact in _FACTS.items()
+            if found.facts.get(fact) is not None and found.facts[fact] != arm.hashes[name]
+        ]
+        if not changed:
+            return
+        aside = run.path.with_name(f"{run.path.name}-other-data-{time.time_ns()}")
+        run.path.rename(aside)
+        raise RunError.of(
+            Fault(
+                str(aside),
+                f"other {' and '.join(changed)} than when the comparison began",
+                "files that nobody changes while arms are trained",
+                "start the comparison again: what was trained on the same data is kept",
+            )
+        )
 
     def _each(self, items: Sequence[Any], work: Callable[[Any], Found]) -> list[Found]:
         """A thread an item; the pool decides how many really run. What goes wrong in one of them
@@ -232,11 +295,26 @@ class Conduct:
         if not items:
             return []
         with ThreadPoolExecutor(max_workers=len(items)) as threads:
+            futures = [threads.submit(work, item) for item in items]
             try:
-                return list(threads.map(work, items))
-            except BaseException:
+                wait(futures, return_when=FIRST_EXCEPTION)
+                failed = [future.exception() for future in futures if future.done()]
+            except BaseException:  # Ctrl-C
                 self.pool.stop()
                 raise
+            if any(failed):
+                self.pool.stop()
+                wait(futures)
+            _raise_cause([future.exception() for future in futures])
+            return [future.result() for future in futures]
+
+
+def _raise_cause(errors: Sequence[BaseException | None]) -> None:
+    """What went wrong first of all: that others were stopped is its consequence."""
+    found = [error for error in errors if error is not None]
+    causes = [error for error in found if not isinstance(error, Interrupted)]
+    for error in [*causes, *found]:
+        raise error
 
 
 def _is_over(run: RunDirectory, arm: str, seed: int) -> bool:

@@ -202,7 +202,7 @@ class ArmComparison:
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """How soon an arm reaches the loss that the reference ends with, seed by seed.
+    """How soon an arm has the loss of the reference after 90% of its drop, seed by seed.
 
     `steps_ratio` is the arm's steps over the reference's (geometric mean over the seeds that got
     there, with its 95% interval), `seconds_ratio` the same in training time. `reached` of `seeds`.
@@ -211,7 +211,7 @@ class Reach:
     arm: str
     reference: str
     target: float | None
-    """The reference's mean best validation loss, nats a token."""
+    """That loss, mean over seeds, nats a token."""
     reached: int
     seeds: int
     steps_ratio: float | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,10 +46,13 @@ def evaluated(
     order = sorted((t for t in trained if t.finished), key=lambda t: t.arm.name != reference)
     if not order:
         return Evaluations({}, {})
-    work = _Work(test, folder, pool, tell)
+    with open(test.data, "rb") as file:
+        rows = hashlib.file_digest(file, "sha256").hexdigest()
+    work = _Work(test, rows, folder, pool, tell)
     first = work.start(order[0], ())
     first.wait()
-    others = [work.start(one, (first.folder.path,)) for one in order[1:]]
+    begun = first.folder.settings_file.is_file()
+    others = [work.start(one, (first.folder.path,) if begun else ()) for one in order[1:]]
     for one in others:
         one.wait()
     done = [first, *others]
@@ -75,7 +79,10 @@ class _Started:
 
 @dataclass(frozen=True, slots=True)
 class _Work:
+    """`rows`: SHA-256 of the test file, which stands for it: edited rows are asked again."""
+
     test: TestConfig
+    rows: str
     folder: ComparisonFolder
     pool: Pool
     tell: Tell
@@ -83,7 +90,7 @@ class _Work:
     def start(self, trained: Trained, answers_from: Sequence[Path]) -> _Started:
         arm = trained.arm.name
         settings = _settings(trained, self.test, answers_from)
-        path = self.folder.evaluation(arm, {**settings, "answers_from": None})
+        path = self.folder.evaluation(arm, {**settings, "answers_from": None, "data": self.rows})
         started = _Started(arm, EvaluationFolder(path), lambda: None)
         if started.finished:
             return started

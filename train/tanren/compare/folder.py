@@ -3,7 +3,7 @@
 comparisons/<name>/
   created.json         when it was begun: the day that templates are told
   comparison.yaml      the settings of the last start
-  data/rows-<n>.jsonl  parts of the training file, for arms with fewer rows
+  data/<name>-rows-<n>.jsonl         parts of training files, for arms with fewer rows
   runs/<arm>-<rate>-<seed>-<key>/    ordinary run directories; key: settings and data
   evaluations/<arm>-<key>/           ordinary evaluations; <arm>-<key>.yaml: their settings
   results.json, results.csv, report.md, report.html, recommended.yaml
@@ -43,8 +43,10 @@ class ComparisonFolder:
     path: Path
 
     @classmethod
-    def opened(cls, path: Path) -> ComparisonFolder:
-        """A new folder or one that a comparison has begun. RunError where something else lies."""
+    def opened(cls, path: Path, question: str = "") -> ComparisonFolder:
+        """A new folder or one that a comparison has begun. RunError where something else lies.
+        `question`: what tells it from other comparisons.
+        """
         folder = cls(path)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             if not folder.created_file.is_file():
@@ -54,7 +56,8 @@ class ComparisonFolder:
             return folder
         with storage_errors(path):
             path.mkdir(parents=True, exist_ok=True)
-        write_json(folder.created_file, {"created": datetime.now(UTC).isoformat("T", "seconds")})
+        now = datetime.now(UTC).isoformat("T", "seconds")
+        write_json(folder.created_file, {"created": now, "question": question})
         return folder
 
     def discard(self) -> None:
@@ -67,6 +70,14 @@ class ComparisonFolder:
     @property
     def created_file(self) -> Path:
         return self.path / "created.json"
+
+    @property
+    def question(self) -> str | None:
+        """None where it is not known."""
+        if not self.created_file.is_file():
+            return ""
+        found = read_json(self.created_file).get("question")
+        return None if found is None else str(found)
 
     @property
     def settings_file(self) -> Path:
@@ -85,8 +96,18 @@ class ComparisonFolder:
         """ISO 8601, UTC."""
         return str(read_json(self.created_file)["created"])
 
-    def rows_file(self, rows: int) -> Path:
-        return self.path / "data" / f"rows-{rows}.jsonl"
+    def spent(self, seconds: float) -> float:
+        """Seconds of all starts that came to a report, this one among them."""
+        file = self.path / "seconds.json"
+        before = read_json(file)["seconds"] if file.is_file() else 0.0
+        total = round(before + seconds, 1)
+        write_json(file, {"seconds": total})
+        return total
+
+    def rows_file(self, rows: int, source: Path) -> Path:
+        """Of another file it is another one."""
+        origin = hashlib.sha256(str(source.resolve()).encode("utf-8")).hexdigest()[:6]
+        return self.path / "data" / f"{slug(source.stem)}-{origin}-rows-{rows}.jsonl"
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -110,8 +131,8 @@ class ComparisonFolder:
     def run(self, arm: str, config: RunConfig, hashes: Mapping[str, str | None]) -> RunDirectory:
         """The run directory of these settings on this data, made where there is none yet.
 
-        `hashes`: what stands for files and model in the key, as paths may change: `train`,
-        `validation`, `model`.
+        `hashes`: what stands for files and model in the key, as paths may change, and for what
+        makes tokens and numbers of them.
         """
         key = run_key(config, hashes)
         rate = config.training.learning_rate
@@ -122,6 +143,10 @@ class ComparisonFolder:
         if run.state() != "succeeded" and run.owner() is None:
             run.write_config(config)  # the files may lie elsewhere by now
         return run
+
+    def all_runs(self) -> list[RunDirectory]:
+        """Of earlier settings too."""
+        return [RunDirectory(file.parent) for file in sorted(self.runs.glob("*/config.yaml"))]
 
     def evaluation(self, arm: str, settings: Mapping[str, Any]) -> Path:
         """Where an arm is evaluated under these settings."""

@@ -6,10 +6,13 @@ hours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from tanren.compare.arms import ROWS, Shared, Variant
 from tanren.compare.data import Served
@@ -17,10 +20,13 @@ from tanren.compare.folder import ComparisonFolder
 from tanren.compare.settings import CompareConfig
 from tanren.compare.subsets import subset
 from tanren.config import RunConfig
+from tanren.encode import Encoded
+from tanren.environment import versions
 from tanren.errors import Fault, TanrenError, UserError
 from tanren.gate import Gate, examine
 
 Tell = Callable[..., None]
+COMPUTING = ("tanren", "torch", "transformers", "peft", "trl", "bitsandbytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +125,7 @@ def _passed(
 ) -> _Passed:
     own = _fixed_date(variant.config, folder)
     if variant.rows is not None:
-        out = folder.rows_file(variant.rows)
+        out = folder.rows_file(variant.rows, Path(own.data.train))
         subset(Path(own.data.train), variant.rows, seed=0, out=out)
         own = own.model_copy(update={"data": own.data.model_copy(update={"train": str(out)})})
     gate = examine(own)
@@ -133,10 +139,30 @@ def _passed(
             "train": record["train"]["sha256"],
             "validation": record["validation"]["sha256"] if record["validation"] else None,
             "model": record["base"],
+            "tokens": _tokens_sha256([gate.train, gate.validation]),
+            "versions": _versions(),
         },
         served=_served(gate),
         warnings=tuple(gate.warnings),
     )
+
+
+def _tokens_sha256(parts: Sequence[Encoded | None]) -> str:
+    """Of what template and tokenizer make of the rows: two texts or settings that give the same
+    tokens are the same training.
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        if part is not None:
+            for array in (part.input_ids, part.offsets, part.trained):
+                digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _versions() -> str:
+    """Of what computes a run: numbers of one version are not kept beside those of another."""
+    found = versions()
+    return ", ".join(f"{name} {found.get(name)}" for name in COMPUTING)
 
 
 def _fixed_date(config: RunConfig, folder: ComparisonFolder) -> RunConfig:

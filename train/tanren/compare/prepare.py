@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tanren.compare.arms import Shared, shared_settings, variants
+from tanren.compare.arms import Shared, Variant, shared_settings, variants
 from tanren.compare.evaluations import common_settings
 from tanren.compare.folder import ComparisonFolder, comparisons_root
 from tanren.compare.measures import VALIDATION_LOSS
@@ -19,6 +20,7 @@ from tanren.evaluate.folder import slug
 from tanren.evaluate.measuring import make_plan
 from tanren.evaluate.questions import read_questions
 from tanren.evaluate.settings import EvaluateConfig
+from tanren.jobs import find_slots
 
 Tell = Callable[..., None]
 
@@ -41,15 +43,34 @@ def prepare(
     shared = shared_settings(config, overrides)
     found = variants(config, shared)
     _require_main(config)
-    path = out or comparisons_root() / slug(name)
+    find_slots(config.parallel)
+    question = _question(found)
+    path = out or _own_folder(slug(name), question)
     fresh = not path.exists()
-    folder = ComparisonFolder.opened(path)
+    folder = ComparisonFolder.opened(path, question)
     try:
-        return Prepared(planned(config, shared, found, folder, tell), shared, folder)
+        with folder.held():
+            return Prepared(planned(config, shared, found, folder, tell), shared, folder)
     except BaseException:
         if fresh:
             folder.discard()
         raise
+
+
+def _question(found: Sequence[Variant]) -> str:
+    """Tells a comparison from others: its arms, its model and its files, however many seeds."""
+    first = found[0].config
+    words = [first.model.name, first.data.train, first.data.validation, *(v.name for v in found)]
+    return hashlib.sha256("\n".join(map(str, words)).encode("utf-8")).hexdigest()[:12]
+
+
+def _own_folder(name: str, question: str) -> Path:
+    """The folder of this question, else a free name: another comparison's report stays."""
+    for number in range(1, 1000):
+        path = comparisons_root() / (name if number == 1 else f"{name}-{number}")
+        if not path.exists() or ComparisonFolder(path).question in (None, question):
+            return path
+    raise ConfigError.of(Fault(str(comparisons_root()), "no free name", "one", "give --out"))
 
 
 def _measures(config: CompareConfig) -> tuple[str, ...]:

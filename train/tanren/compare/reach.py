@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from tanren.compare.data import Checked, Reach, TrainedRun
 from tanren.compare.seeds import Ratio, ratio
 
+SHARE = 0.9
+"""Of a reference's drop in loss: where it is reached, the most of the learning is done."""
 Runs = Mapping[int, TrainedRun]
 """The finished runs of an arm, by seed."""
 
@@ -44,13 +46,24 @@ def first_reached(checks: Sequence[Checked], target: float) -> Reached | None:
     return None
 
 
-def reached_by_seed(arm: Runs, reference: Runs, seeds: Sequence[int]) -> list[Reached | None]:
-    """Where each seed's run first has the best validation loss that the reference has in that
-    seed.
+def target_of(run: TrainedRun | None) -> float | None:
+    """The loss that a run has after `SHARE` of its drop from the first to the best evaluation.
+
+    Not the best one itself: a run is at its own lowest loss by luck at one evaluation, and every
+    other run that follows the same curve would seem to be there sooner or never.
     """
+    if run is None or not run.checks:
+        return None
+    first = min(run.checks, key=lambda check: check.step).loss
+    best = min(check.loss for check in run.checks)
+    return first - SHARE * (first - best)
+
+
+def reached_by_seed(arm: Runs, reference: Runs, seeds: Sequence[int]) -> list[Reached | None]:
+    """Where each seed's run first has the loss that is the reference's target in that seed."""
     found: list[Reached | None] = []
     for seed in seeds:
-        target = reference[seed].best_loss if seed in reference else None
+        target = target_of(reference.get(seed))
         runs = arm.get(seed)
         found.append(None if target is None or runs is None else first_reached(runs.checks, target))
     return found
@@ -66,7 +79,7 @@ def reach(arm: str, reference: str, runs: Mapping[str, Runs], seeds: Sequence[in
     steps = _ratio(pairs, lambda place: place.step)
     seconds = _ratio(pairs, lambda place: place.seconds)
     both = [seed for seed in seeds if seed in runs[arm] and seed in runs[reference]]
-    targets = [runs[reference][seed].best_loss for seed in seeds if seed in runs[reference]]
+    targets = [target_of(runs[reference].get(seed)) for seed in seeds]
     return Reach(
         arm=arm,
         reference=reference,

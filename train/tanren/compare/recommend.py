@@ -12,6 +12,8 @@ from tanren.compare.seeds import SIGNIFICANCE
 from tanren.compare.sentences import failure
 from tanren.compare.wording import amount, counted, level, listed, p_words, sample, times
 
+TIMES = "times comparable"
+"""Of `Comparison.machine`: False where runs shared a processor, so that time decides nothing."""
 NEARLY_EQUAL = 0.05
 """Costs within this share of each other count as equal: they scatter as much by chance."""
 
@@ -32,17 +34,21 @@ def recommend(
     arms = [arm.name for arm in found.arms if arm.finished and arm.name in configs]
     if main is None or not (means := _means(main, arms)):
         return None
+    apart = [arm for arm in means if not main.alike(arm, found.reference)]
+    means = {arm: mean for arm, mean in means.items() if arm not in apart} or means
     sign = 1 if main.measure.higher_is_better is False else -1
     best = min(means, key=lambda arm: sign * means[arm])
     against = _against(named, main, [arm for arm in means if arm != best], best, found.seeds)
     as_good = [best, *(one.arm for one in against if one.is_tested and not one.worse)]
     badness = {arm: sign * mean for arm, mean in means.items()}
-    chosen = _cheapest(as_good, named, badness, found.seeds)
+    costs = (MEMORY, SECONDS) if found.machine.get(TIMES, True) else (MEMORY,)
+    chosen = _cheapest(as_good, named, badness, found.seeds, costs)
     reasons = [
         _quality(main, chosen, best, means),
         *_as_good(main, against, chosen, best),
         *_cost(named, chosen, as_good),
         *_weakness(found, against),
+        *_left_aside(main, apart),
         *_cautions(found, chosen),
     ]
     return Recommendation(chosen, configs[chosen], tuple(f"{reason}." for reason in reasons))
@@ -98,9 +104,10 @@ def _cheapest(
     named: Mapping[str, Column],
     badness: Mapping[str, float],
     seeds: Sequence[int],
+    costs: Sequence[str],
 ) -> str:
     left = list(arms)
-    for cost in (MEMORY, SECONDS):
+    for cost in costs:
         column = named.get(cost)
         means = _means(column, left) if column is not None else {}
         if column is None or len(means) < len(left):
@@ -174,6 +181,11 @@ def _cost(named: Mapping[str, Column], chosen: str, as_good: Sequence[str]) -> l
             ratios = [f"{times(means[chosen] / of)} of {arm}'s" for arm, of in rest.items() if of]
             told.append(f"Its {words} is {listed(ratios)}")
     return told
+
+
+def _left_aside(main: Column, apart: Sequence[str]) -> list[str]:
+    title = main.measure.title
+    return [f"Not comparable by {title}, so left aside: {listed(apart)}"] if apart else []
 
 
 def _weakness(found: Comparison, against: Sequence[_Against]) -> list[str]:

@@ -13,6 +13,8 @@ from tanren.errors import ConfigError, Fault
 
 METHODS = ("lora", "qlora", "dora", "lora_plus")
 """What is compared where nothing else was named."""
+COMPARISON = {"base", "arms", "grid", "seeds", "test"}
+"""Keys that only a comparison's file has; any other is a run's."""
 _YAML = (".yaml", ".yml")
 
 
@@ -69,7 +71,7 @@ def _read(source: Path) -> dict[str, Any]:
     if source.suffix.lower() not in _YAML:
         return {"base": {"data": {"train": str(source)}}}
     read = read_yaml(source)
-    return {"base": str(source)} if "model" in read and "base" not in read else read
+    return read if COMPARISON & read.keys() else {"base": str(source)}
 
 
 def axis(word: str) -> tuple[str, tuple[Any, ...]]:

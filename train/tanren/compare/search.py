@@ -208,23 +208,19 @@ def _parzen(results: Sequence[Result], seed: int) -> float:
     rates = [rate for rate, _ in results]
     space = optuna.distributions.FloatDistribution(min(rates), max(rates), log=True)
     sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=0)
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        study = optuna.create_study(sampler=sampler, direction="minimize")
-        for rate, loss in results:
-            state = optuna.trial.TrialState.FAIL if loss is None else None
-            study.add_trial(
-                optuna.trial.create_trial(
-                    state=state or optuna.trial.TrialState.COMPLETE,
-                    params={"rate": rate},
-                    distributions={"rate": space},
-                    value=loss,
-                )
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # arms are searched in several threads
+    study = optuna.create_study(sampler=sampler, direction="minimize")
+    for rate, loss in results:
+        state = optuna.trial.TrialState.FAIL if loss is None else None
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=state or optuna.trial.TrialState.COMPLETE,
+                params={"rate": rate},
+                distributions={"rate": space},
+                value=loss,
             )
-        return float(study.ask({"rate": space}).params["rate"])
-    finally:
-        optuna.logging.set_verbosity(before)
+        )
+    return float(study.ask({"rate": space}).params["rate"])
 
 
 def _optuna() -> Any:

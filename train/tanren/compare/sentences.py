@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from tanren.compare.comparing import SAME_EVERY_SEED
 from tanren.compare.data import Arm, ArmComparison, Comparison, Measure, Reach
 from tanren.compare.measures import MEMORY, RETENTION, SECONDS
+from tanren.compare.reach import SHARE
 from tanren.compare.seeds import SIGN
 from tanren.compare.wording import amount, counted, direction, listed, sample, span, times
 
@@ -151,13 +152,16 @@ def _reaches(found: Comparison) -> list[str]:
     if never:
         verb = "never reaches" if len(never) == 1 else "never reach"
         names = listed(never) if len(never) <= MOST else f"{len(never)} arms"
-        told.append(f"{names} {verb} the validation loss that {found.reference} ends with")
+        told.append(
+            f"{names} {verb} what {found.reference} has after {SHARE:.0%} of its drop in "
+            "validation loss"
+        )
     return told
 
 
 def _is_clear(reach: Reach) -> bool:
     """Sooner or later beyond chance. A single seed is told as one where there is no other."""
-    if reach.steps_ratio is None:
+    if reach.steps_ratio is None or reach.reached < reach.seeds:
         return False
     if reach.steps_low is None or reach.steps_high is None:
         return reach.seeds == 1 and abs(reach.steps_ratio - 1) >= _CLEARLY
@@ -171,10 +175,8 @@ def _reach(reach: Reach) -> str:
     ends = ""
     if reach.steps_low is not None and reach.steps_high is not None:
         ends = f", {times(reach.steps_low)} to {times(reach.steps_high)}"
-    told = f"{reach.arm} reaches {reach.reference}'s validation loss {part} "
+    told = f"{reach.arm} makes {SHARE:.0%} of {reach.reference}'s drop in validation loss {part} "
     told += f"({counted(reach.reached, 'seed')}{ends})"
-    if reach.reached < reach.seeds:
-        told += f"; {counted(reach.seeds - reach.reached, 'seed')} never got there"
     return told
 
 

@@ -136,7 +136,7 @@ def reaches(comparison: Comparison, drawn: Looks) -> Iterator[Block]:
     if rows:
         label = f"steps over those of {comparison.reference}, fewer is better"
         caption = (
-            f"Steps to the loss that {comparison.reference} ends with, as a ratio to its own; "
+            f"Steps to 90% of {comparison.reference}'s drop in loss, as a ratio to its own; "
             "95% intervals over seeds. Hollow: the interval holds 1, or there is none."
         )
         yield Figure(partial(plots.forest, rows, drawn, label, ratio=True), caption, name="reach")
