@@ -120,6 +120,17 @@ def test_one_seed_with_rows_says_that_seeds_are_not_covered() -> None:
     assert any(reason.startswith("One seed: the tests speak of") for reason in found.reasons)
 
 
+def test_what_the_main_measure_does_not_tell_apart_is_left_to_the_loss() -> None:
+    """Two rows more right of sixty are luck; the loss is the better judge of equal arms."""
+    evaluations = {
+        name: evaluation(name, dict.fromkeys((1, 2, 3), right), 60)
+        for name, right in {"lora": range(1, 31), "dora": range(1, 33)}.items()
+    }
+    found = chosen(compared(arm("lora"), arm("dora", DORA, by=0.02), evaluations=evaluations))
+    assert found.arm == "lora"
+    assert any("the validation loss decides" in reason for reason in found.reasons)
+
+
 def test_failures_audit_and_servers_are_among_the_reasons() -> None:
     gone = ArmInput("full", {"method.name": "full"}, "# full\n", runs=(failed("full", 1),))
     odd = arm("dora", DORA, by=-0.3, arm_changes={

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from tanren.compare.comparing import ASKED, compare_two
 from tanren.compare.data import Arm, ArmComparison, Comparison, Recommendation
-from tanren.compare.measures import MEMORY, RETENTION, SECONDS, Column
+from tanren.compare.measures import MEMORY, RETENTION, SECONDS, VALIDATION_LOSS, Column
 from tanren.compare.seeds import SIGNIFICANCE
 from tanren.compare.sentences import failure
 from tanren.compare.wording import amount, counted, level, listed, p_words, sample, times
 
 TIMES = "times comparable"
 """Of `Comparison.machine`: False where runs shared a processor, so that time decides nothing."""
+_BY_LOSS = "Between arms that {} does not tell apart, the validation loss decides"
 NEARLY_EQUAL = 0.05
 """Costs within this share of each other count as equal: they scatter as much by chance."""
 
@@ -23,8 +24,9 @@ def recommend(
 ) -> Recommendation | None:
     """`configs`: each arm's whole YAML.
 
-    The arm with the best mean of the main measure, unless another one is measurably cheaper in
-    memory, then in time, and nothing speaks against it: each is tested against the best arm (not
+    The arm with the best mean of the main measure, unless nothing speaks against another one that
+    is measurably cheaper in memory, then in time, or as cheap with a lower validation loss, which
+    scatters less: each is tested against the best arm (not
     only against the reference) in the main measure, the validation loss and what it keeps of
     general questions, without a correction, for here it is the false all-clear that costs. Where
     nothing can be tested (one seed and no rows) the best value wins. None where no run finished.
@@ -41,11 +43,16 @@ def recommend(
     against = _against(named, main, [arm for arm in means if arm != best], best, found.seeds)
     as_good = [best, *(one.arm for one in against if one.is_tested and not one.worse)]
     badness = {arm: sign * mean for arm, mean in means.items()}
+    by_loss = main.name != VALIDATION_LOSS and len(as_good) > 1
+    losses = _means(named[VALIDATION_LOSS], as_good) if VALIDATION_LOSS in named else {}
+    if by_loss and len(losses) == len(as_good):
+        badness = losses
     costs = (MEMORY, SECONDS) if found.machine.get(TIMES, True) else (MEMORY,)
     chosen = _cheapest(as_good, named, badness, found.seeds, costs)
     reasons = [
         _quality(main, chosen, best, means),
         *_as_good(main, against, chosen, best),
+        *([_BY_LOSS.format(main.measure.title)] if badness is losses else []),
         *_cost(named, chosen, as_good),
         *_weakness(found, against),
         *_left_aside(main, apart),
