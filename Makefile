@@ -64,7 +64,7 @@ format: $(INSTALLED) ## mend style and format where that can be done by itself
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
-docs: $(INSTALLED) ## write anew what is made from the code: docs/settings.md, memory figures in configs/
+docs: $(INSTALLED) ## write anew what is made from the code: pages of settings and rules in docs/, memory figures in configs/
 	@$(BIN)/python scripts/make_settings_page.py
 	@$(BIN)/python scripts/plan_configs.py
 

@@ -1,8 +1,9 @@
-"""Write docs/settings.md from the descriptions that stand beside the settings themselves.
+"""Write docs/settings.md, docs/compare-settings.md, docs/distill-settings.md and docs/lint-rules.md
+from the descriptions that stand beside the settings and the rules themselves.
 
     python scripts/make_settings_page.py            # or: make docs
 
-A test compares the page with what this script would write.
+A test compares the pages with what this script would write.
 """
 
 from __future__ import annotations
@@ -11,14 +12,26 @@ import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
+from tanren.compare.settings import CompareConfig
 from tanren.config import RunConfig, documentation
+from tanren.data.lint.catalog import RULES, SEVERITIES
+from tanren.distill.constraints import KINDS
+from tanren.distill.settings import DistillConfig, IdeasConfig, LocalTeacherConfig, SourceConfig
+from tanren.endpoint import EndpointConfig
+from tanren.endpoint.settings import Budget, Prices
 from tanren.methods import METHODS
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "settings.md"
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PAGE = DOCS / "settings.md"
+COMPARE_PAGE = DOCS / "compare-settings.md"
+DISTILL_PAGE = DOCS / "distill-settings.md"
+RULES_PAGE = DOCS / "lint-rules.md"
 
 INTRODUCTION = """\
 # Settings
@@ -37,9 +50,58 @@ every `auto` filled in, is kept as `config.yaml` in the run's folder; that file 
 run.
 """
 
+COMPARE_INTRODUCTION = """\
+# Settings of a comparison
+
+Written by `make docs` from the descriptions in `train/tanren/compare/settings.py`. What each of
+them is for: [compare.md](compare.md); the settings of a run, which stand in `base`, in the arms and
+in the grid: [settings.md](settings.md).
+
+```yaml
+base: mine.yaml                     # or the settings themselves
+arms:
+  lora: {method: lora}
+  dora: {method: dora}
+seeds: 3
+search: {trials: 5}
+```
+
+Unknown keys and wrong values are errors, all of them shown at once. Words behind `tanren compare`
+win over the file. What was finally used is kept as `comparison.yaml` in the comparison's folder;
+that file alone starts it again.
+"""
+
+DISTILL_INTRODUCTION = """\
+# Settings of a distillation
+
+Written by `make docs` from the descriptions in `train/tanren/distill/` and
+`train/tanren/endpoint/`. What each of them is for: [distill.md](distill.md).
+
+```yaml
+source: texts/                      # a folder of .txt and .md files, or JSONL
+user: "Summarise this text: {{ text }}"
+teacher: {base_url: "http://127.0.0.1:8000/v1", model: big}
+constraints:
+  - length: {unit: characters, target: 100, tolerance: 5}
+repairs: 4
+out: distilled/summaries
+```
+
+Unknown keys and wrong values are errors with their place and remedy.
+"""
+
+RULES_INTRODUCTION = """\
+# What `tanren data lint` looks for
+
+Written by `make docs` from `train/tanren/data/lint/catalog.py`. How to use it: [data.md](data.md).
+
+An error is nearly always a mistake, a warning mostly one, a note something to look at. Only errors
+and warnings end `--strict` with exit code 1. `--skip RULE` leaves a rule out.
+"""
+
 
 def page() -> str:
-    """The whole page as Markdown."""
+    """The whole page of a run's settings as Markdown."""
     rows: dict[str, list[tuple[str, str, str, str]]] = {}
     for path, kind, default, text in documentation():
         if path == "method.name":
@@ -110,7 +172,108 @@ def _cell(text: str) -> str:
     return text.replace("|", r"\|").replace("\n", " ")
 
 
+# --- the settings of a comparison -----------------------------------------------------------------
+
+
+def compare_page() -> str:
+    """The whole page of a comparison's settings as Markdown: its own, then each part's."""
+    parts = {name: _part(field) for name, field in CompareConfig.model_fields.items()}
+    sections = [COMPARE_INTRODUCTION, _fields("The comparison", CompareConfig, "")]
+    sections += [_fields(name, part, f"{name}.") for name, part in parts.items() if part]
+    return "\n".join(sections)
+
+
+# --- the settings of a distillation, the rules of lint --------------------------------------------
+
+
+def distill_page() -> str:
+    """The whole page of a distillation's settings: its own, its parts', and each constraint's."""
+    parts: tuple[tuple[str, type[BaseModel], str], ...] = (
+        ("source", SourceConfig, "source."),
+        ("teacher: an endpoint", EndpointConfig, "teacher."),
+        ("teacher: its prices", Prices, "teacher.prices."),
+        ("teacher: a model or a run on this machine", LocalTeacherConfig, "teacher."),
+        ("budget", Budget, "budget."),
+        ("ideas", IdeasConfig, "ideas."),
+    )
+    sections = [DISTILL_INTRODUCTION, _fields("The distillation", DistillConfig, "")]
+    sections += [_fields(*part) for part in parts]
+    sections += [_fields(f"constraint: {kind}", model, "") for kind, model in KINDS.items()]
+    return "\n".join(sections)
+
+
+def rules_page() -> str:
+    """The rules by severity, the worst first, in the catalog's order."""
+    sections = [RULES_INTRODUCTION]
+    for severity in SEVERITIES:
+        rows = [rule for rule in RULES.values() if rule.severity == severity]
+        lines = [f"## {severity.capitalize()}s", "", "| Rule | Finds | What to do | `--fix` |"]
+        lines.append("|---|---|---|---|")
+        lines += [
+            f"| `{rule.name}` | {_cell(rule.finds)} | {_cell(rule.remedy)} "
+            f"| {'yes' if rule.fixed else ''} |"
+            for rule in rows
+        ]
+        sections.append("\n".join(lines) + "\n")
+    return "\n".join(sections)
+
+
+# --- a table of fields ----------------------------------------------------------------------------
+
+
+def _fields(title: str, model: type[BaseModel], prefix: str) -> str:
+    rows = [
+        (f"{prefix}{name}", _kind(field.annotation), _default(field), field.description or "")
+        for name, field in model.model_fields.items()
+    ]
+    said = " ".join(inspect.cleandoc(model.__doc__ or "").split())
+    return "\n".join([f"## {title}", "", said, "", *_table(rows)]) + "\n"
+
+
+def _default(field: FieldInfo) -> str:
+    """As one would write it; `{}` for a part that is there anyway, with its own defaults."""
+    if field.is_required():
+        return ""
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, BaseModel):
+        return "{}"
+    written = list(value) if isinstance(value, tuple) else value
+    return yaml.safe_dump(written, default_flow_style=True).split("\n")[0]
+
+
+def _kind(annotation: Any) -> str:
+    """A type in words; null goes without saying, as the meaning tells what it stands for."""
+    if get_origin(annotation) is Literal:
+        return "|".join(map(str, get_args(annotation)))
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "settings"
+    if (origin := get_origin(annotation)) in (dict, tuple):
+        return {dict: "mapping", tuple: "list"}[origin]
+    if isinstance(annotation, type) and not get_args(annotation):
+        return annotation.__name__
+    kinds = [_kind(inner) for inner in get_args(annotation) if _is_type(inner)]
+    return "|".join(dict.fromkeys(kind for kind in kinds if kind != "NoneType"))
+
+
+def _is_type(annotation: Any) -> bool:
+    """Not the bounds that stand beside a type in Annotated."""
+    return isinstance(annotation, type) or get_origin(annotation) is not None
+
+
+def _part(field: FieldInfo) -> type[BaseModel] | None:
+    """The settings within a field, where it has any."""
+    found = [field.annotation, *get_args(field.annotation)]
+    return next((t for t in found if isinstance(t, type) and issubclass(t, BaseModel)), None)
+
+
 if __name__ == "__main__":
-    PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text(page(), encoding="utf-8")
-    print(f"wrote {PAGE}")
+    DOCS.mkdir(exist_ok=True)
+    pages = (
+        (PAGE, page()),
+        (COMPARE_PAGE, compare_page()),
+        (DISTILL_PAGE, distill_page()),
+        (RULES_PAGE, rules_page()),
+    )
+    for path, text in pages:
+        path.write_text(text, encoding="utf-8")
+        print(f"wrote {path}")

@@ -16,6 +16,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -164,9 +165,15 @@ def test_commands_that_need_a_gpu_are_not_misspelled() -> None:
     [
         *READMES,
         "CONTRIBUTING.md",
+        "docs/compare.md",
+        "docs/compare-settings.md",
+        "docs/data.md",
+        "docs/distill.md",
+        "docs/distill-settings.md",
         "docs/evaluate.md",
         "docs/export.md",
         "docs/how-it-works.md",
+        "docs/lint-rules.md",
         "docs/serving.md",
         "docs/settings.md",
     ],
@@ -202,7 +209,69 @@ def test_the_settings_page_is_what_the_settings_say() -> None:
     ), "run `make docs`"
 
 
-def _script(name: str) -> object:
+def test_the_page_of_a_comparisons_settings_is_what_they_say() -> None:
+    page = _script("make_settings_page").compare_page()
+    assert page == (ROOT / "docs" / "compare-settings.md").read_text(encoding="utf-8"), "make docs"
+    for name in ("base", "search.trials", "halving.eta", "test.metrics", "parallel"):
+        assert f"| `{name}` |" in page
+
+
+def test_the_page_of_a_distillations_settings_is_what_they_say() -> None:
+    from tanren.distill.constraints import KINDS
+
+    page = _script("make_settings_page").distill_page()
+    assert page == (ROOT / "docs" / "distill-settings.md").read_text(encoding="utf-8"), "make docs"
+    for name in ("repairs", "source.encoding", "teacher.remote_host", "ideas.patience"):
+        assert f"| `{name}` |" in page
+    assert all(f"## constraint: {kind}\n" in page for kind in KINDS)
+
+
+def test_the_page_of_lints_rules_is_what_the_catalog_says() -> None:
+    from tanren.data.lint.catalog import RULES
+
+    page = _script("make_settings_page").rules_page()
+    assert page == (ROOT / "docs" / "lint-rules.md").read_text(encoding="utf-8"), "make docs"
+    assert sorted(re.findall(r"^\| `([a-z-]+)` \|", page, re.M)) == sorted(RULES)
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/data.md", "docs/distill.md"])
+def test_commands_that_make_data_are_not_misspelled(name: str) -> None:
+    import typer
+
+    from tanren.cli.data import app
+
+    known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    text = (ROOT / name).read_text(encoding="utf-8")
+    found = re.findall(r"tanren data (\w+) ([^`\n|#]+)", text)
+    for verb, words in found:
+        options = {option for parameter in known[verb].params for option in parameter.opts}
+        assert set(re.findall(r"--[a-z-]+", words)) <= options, words
+        assert all((ROOT / file).is_file() for file in re.findall(r"configs/\S+", words)), words
+    asked = {verb for verb, _ in found}
+    assert asked == (set(known) if name == "docs/data.md" else asked) and asked
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/compare.md"])
+def test_commands_that_compare_are_not_misspelled(name: str) -> None:
+    """Comparisons take too long to be run here; their files, options and settings must exist."""
+    import typer
+
+    from tanren.cli.app import app
+    from tanren.config import documentation
+
+    known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    settings = {path for path, *_ in documentation()} | {"data.rows"}
+    text = (ROOT / name).read_text(encoding="utf-8")
+    found = re.findall(r"tanren (compare|sweep) ([^`\n|]+)", text)
+    for verb, words in found:
+        options = {option for parameter in known[verb].params for option in parameter.opts}
+        assert set(re.findall(r"--[a-z-]+", words)) <= options, words
+        assert set(re.findall(r"\s'?([a-z_.]+)=", words)) <= settings, words
+        assert all((ROOT / file).is_file() for file in re.findall(r"configs/\S+", words)), words
+    assert {verb for verb, _ in found} == {"compare", "sweep"}
+
+
+def _script(name: str) -> Any:
     from importlib import util
 
     spec = util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")

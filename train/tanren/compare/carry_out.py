@@ -132,10 +132,10 @@ def _search(plan: Plan, trained: tuple[Trained, ...]) -> str:
     share = "" if rules.steps_share == 1 else f" of {rules.steps_share:.0%} of the steps"
     runs = sum(len(one.rate.tried) for one in trained)
     return (
-        f"each arm's learning rate was searched first: at most {rules.trials} rates{share}, begun "
+        f"Each arm's learning rate was searched first: at most {rules.trials} rates{share}, begun "
         f"at its own auto rate and {rules.factor:g} times less and more ({runs} runs in all), "
         f"with the seed {plan.config.search_seed}, which no compared run has; the lowest "
-        "validation loss decides"
+        "validation loss decides."
     )
 
 
