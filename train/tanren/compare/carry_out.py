@@ -133,7 +133,7 @@ def _search(plan: Plan, trained: tuple[Trained, ...]) -> str:
     runs = sum(len(one.rate.tried) for one in trained)
     return (
         f"Each arm's learning rate was searched first: at most {rules.trials} rates{share}, begun "
-        f"at its own auto rate and {rules.factor:g} times less and more ({runs} runs in all), "
+        f"at its starting rate and {rules.factor:g} times less and more ({runs} runs in all), "
         f"with the seed {plan.config.search_seed}, which no compared run has; the lowest "
         "validation loss decides."
     )
@@ -144,6 +144,12 @@ def _notes(conduct: Conduct, folder: ComparisonFolder, answers: Evaluations) -> 
     notes += dict.fromkeys(
         f"test: {note}" for found in answers.by_arm.values() for note in found.notes
     )
+    if conduct.plan.config.halving is not None:
+        seed = conduct.plan.config.seeds[0]
+        notes.append(
+            f"halving judged the arms on seed {seed}, which is among those compared: the arms that "
+            "stayed look a little better than they are"
+        )
     left = folder.left_over(conduct.used)
     if left:
         notes.append(

@@ -48,7 +48,6 @@ class Request:
     ) -> Request:
         """ConfigError with the faults of all parts."""
         source, beside = str(path), path.parent
-        ensure_purpose(config, source, from_ideas=from_ideas)
         faults: list[Fault] = []
 
         def part(read: Callable[[], Any]) -> Any:
@@ -58,6 +57,7 @@ class Request:
                 faults.extend(error.faults)
                 return None
 
+        part(lambda: ensure_purpose(config, source, from_ideas=from_ideas))
         constraints = part(
             lambda: read_constraints(
                 config.constraints, source=source, beside=beside, allow_python=allow_python

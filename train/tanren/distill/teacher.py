@@ -109,7 +109,9 @@ def _endpoint(values: dict[str, Any], config: DistillConfig, where: str) -> Teac
     if config.tries > 1 and endpoint.seed is not None:
         found, remedy = f"seed {endpoint.seed} and tries: {config.tries}", "write seed: null"
         raise ConfigError.of(Fault(f"{where} seed", found, "tries that differ", remedy))
-    identity = {"url": endpoint.url, "body": endpoint.body([])}
+    # a server of this machine may come back on another port; it is the same teacher
+    where = endpoint.url if endpoint.leaves_machine else "this machine"
+    identity = {"url": where, "body": endpoint.body([])}
     return TeacherChoice(endpoint.model, endpoint.concurrency, identity, endpoint=endpoint)
 
 

@@ -330,7 +330,9 @@ def _show_reading(console: Console, made: Conversion) -> None:
         console.print(text(f"  {part.format}"), soft_wrap=True)
         console.print(text(f"  read as {part.shape}"), soft_wrap=True)
         if part.unused:
-            named = ", ".join(f"{one_line(n)} ({count(r)} rows)" for n, r in part.unused.items())
+            named = ", ".join(
+                f"{one_line(n)} ({counted(r, 'row')})" for n, r in part.unused.items()
+            )
             console.print(text(f"  not used: {named}", "yellow"), soft_wrap=True)
         if part.blank:
             console.print(text(f"  {counted(part.blank, 'blank row')}"), soft_wrap=True)

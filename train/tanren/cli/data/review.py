@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from tanren.cli.check import reading
-from tanren.cli.display import count, shell, text
+from tanren.cli.display import count, counted, shell, text
 from tanren.cli.options import Json
 from tanren.cli.output import mistake, of
 from tanren.errors import Interrupted
@@ -121,6 +121,6 @@ def show_review(console: Console, data: Path, progress: Progress, written: Writt
         rejected = f"{count(written.rejected_rows)} rejected in {shell(written.rejected_out)}"
         console.print(text(rejected))
     if written.undecided_rows:
-        undecided = f"{count(written.undecided_rows)} undecided rows are in neither"
+        undecided = f"in neither, as undecided: {counted(written.undecided_rows, 'row')}"
         out = f" --out {shell(written.out)}"
         console.print(text(f"{undecided}; go on: tanren data review {shell(data)}{out}"))

@@ -114,7 +114,8 @@ class Repeats:
         if told is None or (one == other and within in _LEAKS):
             return
         rule = within if one == other else across
-        place = f"repeats {self._sources[one]}:{self._lines[first]}"
+        verb = "answers otherwise than" if rule == "contradiction" else "repeats"
+        place = f"{verb} {self._sources[one]}:{self._lines[first]}"
         told.add(rule, self._lines[second], "", "", more=place + more)
 
     def _file_of(self, row: int) -> int:
