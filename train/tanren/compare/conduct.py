@@ -10,7 +10,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -297,7 +297,7 @@ class Conduct:
         with ThreadPoolExecutor(max_workers=len(items)) as threads:
             futures = [threads.submit(work, item) for item in items]
             try:
-                wait(futures, return_when=FIRST_EXCEPTION)
+                _wait_or_hear(futures)
                 failed = [future.exception() for future in futures if future.done()]
             except BaseException:  # Ctrl-C
                 self.pool.stop()
@@ -307,6 +307,14 @@ class Conduct:
                 wait(futures)
             _raise_cause([future.exception() for future in futures])
             return [future.result() for future in futures]
+
+
+def _wait_or_hear(futures: Sequence[Future[Any]]) -> None:
+    """Until all are done or one of them failed; a signal is heard within half a second."""
+    while True:
+        done, pending = wait(futures, _POLL_SECONDS, FIRST_EXCEPTION)
+        if not pending or any(future.exception() for future in done):
+            return
 
 
 def _raise_cause(errors: Sequence[BaseException | None]) -> None:

@@ -17,6 +17,11 @@ from tanren.jobs.slots import Slot
 
 T = TypeVar("T")
 
+_LISTENING_SECONDS = 0.2
+"""Python hands a signal over between two of its own instructions: one that comes just before a wait
+without an end would be heard after it.
+"""
+
 
 class Pool:
     """A context. Leaving it waits for every task; leaving it by an exception asks them to end
@@ -117,7 +122,7 @@ class Pool:
 
     def _wait(self) -> None:
         while self._open:
-            wait(self._open)
+            wait(self._open, _LISTENING_SECONDS)
             with self._lock:
                 self._open = [future for future in self._open if not future.done()]
         self._threads.shutdown(wait=True)
