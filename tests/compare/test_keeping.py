@@ -13,7 +13,7 @@ import tiny
 
 from tanren.compare.arms import shared_settings, variants
 from tanren.compare.conduct import Conduct
-from tanren.compare.data import TrainedRun
+from tanren.compare.data import Checked, TrainedRun
 from tanren.compare.prepare import Prepared, prepare
 from tanren.compare.settings import load_comparison
 from tanren.errors import ConfigError, Interrupted, RunError
@@ -141,3 +141,36 @@ def test_a_run_on_other_rows_than_the_gate_saw_is_put_aside(conduct: Conduct) ->
         )
     assert not run.path.exists()
     assert isinstance(conduct.folder.run(arm.name, config, arm.hashes), RunDirectory)
+
+
+class Scripted(Conduct):
+    """Runs that end as they are told, without a process."""
+
+    ends: tuple[str, ...] = ()
+
+    def _run(self, arm: Any, config: Any, words: str, **_: Any) -> TrainedRun:
+        rate = config.training.learning_rate
+        order = sorted((arm.auto_rate / 3, arm.auto_rate, arm.auto_rate * 3))
+        place = min(range(3), key=lambda k: abs(order[k] - rate))
+        outcome: Any = self.ends[place]
+        checks = (Checked(1, 100, 1.0 + place),) if outcome == "succeeded" else ()
+        return TrainedRun(arm.name, 9, "run", outcome, why="by a test", checks=checks)
+
+
+@pytest.mark.parametrize("outcome", ["killed", "refused", "failed"])
+def test_a_trial_that_says_nothing_of_its_rate_is_no_bad_rate(
+    conduct: Conduct, outcome: str
+) -> None:
+    """Else the search moves away from a rate whose process was only killed."""
+    scripted = Scripted(conduct.plan, conduct.folder, conduct.pool, silent)
+    scripted.ends = ("succeeded", outcome, "succeeded")
+    rate = scripted._rate(conduct.plan.arms[0])
+    assert rate.value is None and "could not be finished: by a test" in rate.stopped
+
+
+def test_a_trial_that_diverges_is_a_bad_rate(conduct: Conduct) -> None:
+    scripted = Scripted(conduct.plan, conduct.folder, conduct.pool, silent)
+    scripted.ends = ("succeeded", "succeeded", "diverged")
+    rate = scripted._rate(conduct.plan.arms[0])
+    assert rate.value is not None and rate.stopped == ""
+    assert {one.outcome for one in rate.tried} >= {"succeeded", "diverged"}
