@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from cli.commands import ROOT, Ended, make_run, settings
 
-from tanren.cli.run_facts import difference, flatten, worked_seconds
+from tanren.cli.run_facts import difference, worked_seconds
+from tanren.config import flattened
 from tanren.errors import Fault
 from tanren.rundir import RunDirectory, seal
 
@@ -189,7 +190,7 @@ def test_a_run_does_not_differ_from_itself(tanren: Tanren, finished: RunDirector
 
 def test_flatten_keeps_every_leaf() -> None:
     nested = {"a": {"b": {"c": 1}, "d": [1, 2]}, "e": None, "f": {}}
-    assert flatten(nested) == {"a.b.c": 1, "a.d": [1, 2], "e": None, "f": {}}
+    assert flattened(nested) == {"a.b.c": 1, "a.d": [1, 2], "e": None, "f": {}}
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from tanren.compare.arms import differences, flattened, shared_settings, variants
+from tanren.compare.arms import differences, shared_settings, variants
 from tanren.compare.request import Asked, axis, comparison, split_values
 from tanren.compare.settings import CompareConfig, load_comparison
+from tanren.config import flattened
 from tanren.errors import ConfigError
 
 BASE: dict[str, Any] = {
@@ -43,7 +44,7 @@ def test_arms_differ_in_what_they_say_and_in_nothing_else() -> None:
     arms = found(made(arms={"lora": {"method": "lora"}, "wide": {"method.rank": 64}}))
     shared, apart = differences({name: arm.config for name, arm in arms.items()})
     assert apart == {"lora": {"method.rank": 8}, "wide": {"method.rank": 64}}
-    both = set(flattened(arms["lora"].config))
+    both = set(flattened(arms["lora"].config.model_dump(mode="json")))
     assert set(shared) == both - {"method.rank"}
 
 

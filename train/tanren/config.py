@@ -504,6 +504,18 @@ def _short(text: str, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Plain values by dotted path: `{"a": {"b": 1}}` -> `{"a.b": 1}`; lists stay whole."""
+    flat: dict[str, Any] = {}
+    for key, inner in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(inner, Mapping) and inner:
+            flat |= flattened(inner, f"{name}.")
+        else:
+            flat[name] = inner
+    return flat
+
+
 def documentation() -> list[tuple[str, str, str, str]]:
     """Every setting as (path, type, default, description), for the documentation and `--help`."""
     rows: list[tuple[str, str, str, str]] = []

@@ -515,6 +515,12 @@ def discard_stale(final: Path) -> int:
     return len(stale)
 
 
+def sha256_of(file: Path) -> str:
+    """Of a file's bytes, in hex."""
+    with open(file, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
 def _fsync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:

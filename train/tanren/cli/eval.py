@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from tanren.cli.display import one_line, text
 from tanren.cli.options import Json
 from tanren.cli.output import Output, mistake, of
 from tanren.cli.request import require_values
@@ -148,8 +146,10 @@ def _carried_out(
     from tanren.evaluate.settings import load_evaluation
 
     settings = load_evaluation(config, overrides)
+    from tanren.cli.progress import stages
+
     try:
-        with _telling(output) as tell:
+        with stages(output) as tell:
             from tanren.evaluation import evaluate as carry_out
 
             return carry_out(settings, out=out, resume=resume, tell=tell)
@@ -179,26 +179,6 @@ def _benchmarks(tasks: str | None, include: Path | None) -> dict[str, Any]:
     if include is not None:
         given["include"] = str(include)
     return given
-
-
-@contextlib.contextmanager
-def _telling(output: Output) -> Iterator[Callable[..., None]]:
-    """One line of what is going on in a terminal; else a line for each stage."""
-    stage = ""
-    with output.errors.status("starting") as status:
-
-        def tell(event: str, /, **fields: Any) -> None:
-            nonlocal stage
-            if event == "stage":
-                stage = one_line(fields["text"])
-                if output.errors.is_terminal:
-                    status.update(text(stage))
-                elif not output.json:
-                    output.errors.print(text(stage), soft_wrap=True)
-            elif event == "progress" and output.errors.is_terminal:
-                status.update(text(f"{stage}: {fields['done']:,} of {fields['total']:,}"))
-
-        yield tell
 
 
 def import_ratings(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -13,8 +13,11 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from tanren.cli.display import duration, number, sparkline, text
+from tanren.cli.display import count, duration, number, one_line, sparkline, text
 from tanren.cli.events import describe, step_words
+
+if TYPE_CHECKING:
+    from tanren.cli.output import Output
 
 Observer = Callable[[dict[str, Any]], None]
 
@@ -44,6 +47,26 @@ def watched(console: Console) -> Iterator[Observer]:
         refresh_per_second=8,
     ):
         yield progress
+
+
+@contextlib.contextmanager
+def stages(output: Output) -> Iterator[Callable[..., None]]:
+    """One line of what is going on in a terminal; else a line for each stage."""
+    stage = ""
+    with output.errors.status("starting") as status:
+
+        def tell(event: str, /, **fields: Any) -> None:
+            nonlocal stage
+            if event == "stage":
+                stage = one_line(fields["text"])
+                if output.errors.is_terminal:
+                    status.update(text(stage))
+                elif not output.json:
+                    output.errors.print(text(stage), soft_wrap=True)
+            elif event == "progress" and output.errors.is_terminal and fields["total"]:
+                status.update(text(f"{stage}: {count(fields['done'])} of {count(fields['total'])}"))
+
+        yield tell
 
 
 class PlainProgress:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from tanren.cli.display import at, shell
-from tanren.config import RunConfig
+from tanren.config import RunConfig, flattened
 from tanren.errors import ConfigError, RunError
 from tanren.rundir import RunDirectory, State, read_json
 
@@ -53,8 +53,8 @@ def chosen(settings: Facts) -> tuple[Facts, int]:
         "data": {"train": settings["data"]["train"]},
         "method": {"name": settings["method"]["name"]},
     }
-    defaults = flatten(RunConfig.model_validate(named).model_dump(mode="json"))
-    everything = flatten(settings)
+    defaults = flattened(RunConfig.model_validate(named).model_dump(mode="json"))
+    everything = flattened(settings)
     always = ("model.name", "data.train", "method.name", "seed")
     found = {k: v for k, v in everything.items() if k in always or defaults.get(k) != v}
     return found, len(everything) - len(found)
@@ -189,7 +189,7 @@ def _comparable(run: RunDirectory) -> dict[str, Facts]:
         "result": _json_of(run.result_file),
     }
     flat = {
-        place: flatten(
+        place: flattened(
             {
                 key: value
                 for key, value in (parts[place] or {}).items()
@@ -216,15 +216,3 @@ def _data(record: Any) -> Facts:
                 "trained_tokens": ledger.get("trained_tokens"),
             }
     return found
-
-
-def flatten(value: Mapping[str, Any], prefix: str = "") -> Facts:
-    """`{"a": {"b": 1}}` -> `{"a.b": 1}`; lists stay whole."""
-    flat: Facts = {}
-    for key, inner in value.items():
-        name = f"{prefix}{key}"
-        if isinstance(inner, Mapping) and inner:
-            flat |= flatten(inner, f"{name}.")
-        else:
-            flat[name] = inner
-    return flat

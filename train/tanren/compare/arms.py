@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tanren.compare.settings import CompareConfig
-from tanren.config import RunConfig, lay, read_yaml, validate
+from tanren.config import RunConfig, flattened, lay, read_yaml, validate
 from tanren.errors import ConfigError, Fault, TanrenError
 from tanren.methods import METHODS
 
@@ -251,7 +251,7 @@ def differences(configs: Mapping[str, RunConfig]) -> tuple[dict[str, Any], dict[
     Resolved ones, defaults included, by dotted path; a setting that an arm's method does not have
     is left out there.
     """
-    flat = {name: flattened(config) for name, config in configs.items()}
+    flat = {name: flattened(config.model_dump(mode="json")) for name, config in configs.items()}
     keys = list(dict.fromkeys(key for values in flat.values() for key in values))
     missing = object()
     equal = {
@@ -270,19 +270,3 @@ def differences(configs: Mapping[str, RunConfig]) -> tuple[dict[str, Any], dict[
             for name, values in flat.items()
         },
     )
-
-
-def flattened(config: RunConfig) -> dict[str, Any]:
-    """Settings by dotted path: {"method.rank": 16, ...}."""
-    flat: dict[str, Any] = {}
-
-    def walk(prefix: str, values: Mapping[str, Any]) -> None:
-        for key, value in values.items():
-            path = f"{prefix}.{key}" if prefix else key
-            if isinstance(value, Mapping):
-                walk(path, value)
-            else:
-                flat[path] = value
-
-    walk("", config.model_dump(mode="json"))
-    return flat

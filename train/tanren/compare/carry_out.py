@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,12 +64,13 @@ def _compare(prepared: Prepared, tell: Tell) -> Compared:
             answers = _evaluated(plan, trained, folder, pool, tell)
         tell("stage", name="report", text="writing the report")
         notes = [*plan.notes, *_notes(conduct, folder, answers)]
+        shared, apart = _differences(plan)
         comparison = analyse(
-            [_input(one, prepared) for one in trained],
+            [_input(one, plan, apart[one.arm.name]) for one in trained],
             title=_title(plan),
             reference=plan.reference,
             seeds=plan.config.seeds,
-            shared=_differences(plan)[0],
+            shared=shared,
             main=plan.config.main,
             evaluations=answers.by_arm,
             machine=_machine(pool),
@@ -91,13 +92,10 @@ def _evaluated(
     return evaluated(trained, plan.reference, plan.config.test, folder, pool, tell)
 
 
-def _input(trained: Trained, prepared: Prepared) -> ArmInput:
+def _input(trained: Trained, plan: Plan, apart: Mapping[str, Any]) -> ArmInput:
     arm = trained.arm
-    plan = prepared.plan
     rate = trained.rate.value if trained.rate.value is not None else arm.auto_rate
-    train = arm.variant.config.data.train if arm.variant.rows is None else None
-    config = without_limits(arm, rate, plan.config.seeds[0], train or arm.base_config.data.train)
-    apart = _differences(plan)[1][arm.name]
+    config = without_limits(arm, rate, plan.config.seeds[0])
     rows = {"data.rows": arm.variant.rows} if arm.variant.rows is not None else {}
     return ArmInput(
         name=arm.name,

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal
 
-from tanren.errors import DataError, Fault
+from tanren.evaluate.report.stored import Stored
 
 Outcome = Literal["succeeded", "out_of_memory", "diverged", "refused", "failed", "killed"]
 """How a run ended. `refused`: turned away before training (its settings or data)."""
@@ -253,11 +252,15 @@ class Recommendation:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(Stored):
     """`shared`: settings that are equal for all arms, by dotted path. `seeds` in the order of
     `Estimate.values`. `main`: the measure that decides. `sentences`: what was found, the most
     important first. `base`: measures of the model before tuning, where it was evaluated.
     """
+
+    FILE: ClassVar[str] = "results.json"
+    WRITTEN_BY: ClassVar[str] = "tanren compare"
+    REMEDY: ClassVar[str] = "compare again: finished runs are kept"
 
     title: str
     created: str
@@ -295,35 +298,3 @@ class Comparison:
     @property
     def fair(self) -> bool:
         return all(check.passed for check in self.audit)
-
-    def to_json(self) -> str:
-        return _adapter().dump_json(self, indent=2).decode("utf-8") + "\n"
-
-    @classmethod
-    def from_json(cls, text: str, *, source: str = "results.json") -> Self:
-        """DataError naming every place that does not fit."""
-        from pydantic import ValidationError
-
-        try:
-            return _adapter().validate_json(text)
-        except ValidationError as error:
-            faults = [
-                Fault(
-                    f"{source} {'.'.join(map(str, item['loc']))}".rstrip(),
-                    item["msg"],
-                    "what `tanren compare` writes",
-                    "compare again: finished runs are kept",
-                )
-                for item in error.errors()
-            ]
-            raise DataError.of(*faults) from None
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        return cls.from_json(path.read_text(encoding="utf-8"), source=str(path))
-
-
-def _adapter():  # type: ignore[no-untyped-def]  # pydantic's TypeAdapter, imported late
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(Comparison)

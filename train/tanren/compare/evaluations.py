@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from tanren.errors import Interrupted
 from tanren.evaluate.folder import EvaluationFolder
 from tanren.evaluate.report.data import Evaluation
 from tanren.jobs import Pool, Slot, Stop, command_to_end
-from tanren.rundir import write_text
+from tanren.rundir import sha256_of, write_text
 
 Tell = Callable[..., None]
 BASE = "base"
@@ -46,9 +45,7 @@ def evaluated(
     order = sorted((t for t in trained if t.finished), key=lambda t: t.arm.name != reference)
     if not order:
         return Evaluations({}, {})
-    with open(test.data, "rb") as file:
-        rows = hashlib.file_digest(file, "sha256").hexdigest()
-    work = _Work(test, rows, folder, pool, tell)
+    work = _Work(test, sha256_of(Path(test.data)), folder, pool, tell)
     first = work.start(order[0], ())
     first.wait()
     begun = first.folder.settings_file.is_file()

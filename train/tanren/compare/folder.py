@@ -154,8 +154,7 @@ class ComparisonFolder:
 
     def left_over(self, used: set[Path]) -> list[Path]:
         """Run directories of earlier settings that this comparison does not use."""
-        found = (file.parent for file in self.runs.glob("*/config.yaml"))
-        return sorted(path for path in found if path not in used)
+        return [run.path for run in self.all_runs() if run.path not in used]
 
 
 def run_key(config: RunConfig, hashes: Mapping[str, str | None]) -> str:

@@ -230,10 +230,10 @@ def _notes(arms: tuple[PlannedArm, ...]) -> tuple[str, ...]:
     )
 
 
-def without_limits(arm: PlannedArm, rate: float, seed: int, train: str) -> RunConfig:
+def without_limits(arm: PlannedArm, rate: float, seed: int) -> RunConfig:
     """An arm's settings as a run of its own, for a person to train with."""
     config = arm.config(rate=rate, seed=seed)
-    data = config.data.model_copy(update={"train": train, "date": arm.variant.config.data.date})
+    data = config.data.model_copy(update={"date": arm.variant.config.data.date})
     evaluation = config.evaluation.model_copy(
         update={"samples": arm.variant.config.evaluation.samples}
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tanren.compare.data import Checked, Group, Outcome, Step, TrainedRun
-from tanren.config import read_yaml
+from tanren.config import flattened, read_yaml
 from tanren.rundir import RunDirectory, read_json
 
 Event = Mapping[str, Any]
@@ -66,14 +66,8 @@ def read_run(run: RunDirectory, arm: str, seed: int) -> TrainedRun:
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings by dotted path; lists stay whole."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            found.update({f"{key}.{inner}": one for inner, one in flat(value).items()})
-        else:
-            found[key] = value
-    return found
+    """Nested settings by dotted path; lists stay whole, empty parts are left out."""
+    return {key: value for key, value in flattened(values).items() if value != {}}
 
 
 @dataclass(frozen=True)

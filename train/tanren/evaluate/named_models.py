@@ -16,7 +16,7 @@ from tanren.config import ModelConfig
 from tanren.endpoint import EndpointConfig, load_endpoint
 from tanren.errors import ConfigError, Fault, UserError
 from tanren.model import compute_dtype, fingerprint, locate
-from tanren.rundir import RunDirectory, runs_root
+from tanren.rundir import RunDirectory, runs_root, sha256_of
 
 Kind = Literal["run", "adapter", "merged", "base", "hub", "endpoint"]
 BASE = "@base"
@@ -245,7 +245,4 @@ def _folder_digest(folder: Path) -> dict[str, str]:
 
 
 def _file_digest(file: Path) -> str:
-    if not file.is_file():
-        return ""
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    return sha256_of(file) if file.is_file() else ""

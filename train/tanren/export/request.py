@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -18,7 +17,7 @@ from tanren.errors import Fault, StorageError, UserError
 from tanren.export.merge.adapter_file import WEIGHTS
 from tanren.export.tuned import Onto, Tuned
 from tanren.model import fingerprint
-from tanren.rundir import COMPLETE, runs_root, staging_path, storage_errors
+from tanren.rundir import COMPLETE, runs_root, sha256_of, staging_path, storage_errors
 
 T = TypeVar("T")
 Kind = Literal["merged", "adapter", "gguf", "gguf-lora", "ollama", "vllm", "sglang"]
@@ -232,11 +231,6 @@ class Clock:
         value = work()
         self.seconds[name] = time.perf_counter() - began
         return value
-
-
-def sha256_of(file: Path) -> str:
-    with open(file, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def size_of(folder: Path) -> int:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from tanren.cli.display import count, one_line, shell, text
+from tanren.cli.display import count, shell, text
 from tanren.cli.options import Json
 from tanren.cli.output import Output, of
 from tanren.errors import Interrupted
@@ -125,8 +123,10 @@ def _carried_out(
     overwrite: bool,
     allow_python: bool,
 ) -> Distilled:
+    from tanren.cli.progress import stages
+
     try:
-        with _telling(output) as tell:
+        with stages(output) as tell:
             if seeds is not None:
                 from tanren.distill.ideas import distill_ideas
 
@@ -141,26 +141,6 @@ def _carried_out(
     except KeyboardInterrupt:
         words = "interrupted; answers are kept: the same command goes on"
         raise Interrupted(words) from None
-
-
-@contextlib.contextmanager
-def _telling(output: Output) -> Iterator[Callable[..., None]]:
-    """One line of what is going on in a terminal; else a line for each stage."""
-    stage = ""
-    with output.errors.status("starting") as status:
-
-        def tell(event: str, /, **fields: Any) -> None:
-            nonlocal stage
-            if event == "stage":
-                stage = one_line(fields["text"])
-                if output.errors.is_terminal:
-                    status.update(text(stage))
-                elif not output.json:
-                    output.errors.print(text(stage), soft_wrap=True)
-            elif event == "progress" and output.errors.is_terminal and fields["total"]:
-                status.update(text(f"{stage}: {count(fields['done'])} of {count(fields['total'])}"))
-
-        yield tell
 
 
 def _show_left(output: Output, done: Distilled) -> None:

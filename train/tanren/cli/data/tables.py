@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,17 +25,16 @@ def as_chat(path: Path, *, skip_faulty: bool = False) -> Iterator[tuple[Path, di
         return
     from tanren.data.convert import Settings, convert
     from tanren.data.files import shown_path
+    from tanren.rundir import sha256_of
 
     with tempfile.TemporaryDirectory(prefix="tanren-split-") as folder:
         chats = Path(folder) / f"{path.stem}.jsonl"
         command = f"tanren data convert {shell(path)} --out {shell(path.with_suffix('.jsonl'))}"
         made = convert([str(path)], chats, Settings(command=command, skip_faulty=skip_faulty))
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
         part = made.parts[0]
         table = {
             "name": shown_path(Path(path.name)),
-            "sha256": digest,
+            "sha256": sha256_of(path),
             "read_as": f"{part.format}: {part.shape}",
             "unused_columns": dict(part.unused),
             "rows": made.ledger.rows_in,

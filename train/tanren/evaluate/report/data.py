@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-from tanren.errors import DataError, Fault
 from tanren.evaluate.answered import Answered
+from tanren.evaluate.report.stored import Stored
 from tanren.evaluate.retention import RetentionResult
 from tanren.evaluate.statistics import Comparison
 
@@ -162,11 +161,15 @@ class DataFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
+class Evaluation(Stored):
     """`answers` holds every model's rows, with the same numbers. `reference` is the model that
     others are compared with (the one before tuning), None where one model stands alone. `main` is
     the metric that counts most; examples are sorted by its change.
     """
+
+    FILE: ClassVar[str] = "evaluation.json"
+    WRITTEN_BY: ClassVar[str] = "tanren eval"
+    REMEDY: ClassVar[str] = "evaluate again, or restore the file"
 
     title: str
     created: str
@@ -202,35 +205,3 @@ class Evaluation:
     def comparison(self, metric: str | None, model: str) -> PairedComparison | None:
         found = (c for c in self.comparisons if (c.metric, c.model) == (metric, model))
         return next(found, None)
-
-    def to_json(self) -> str:
-        return _adapter().dump_json(self, indent=2).decode("utf-8") + "\n"
-
-    @classmethod
-    def from_json(cls, text: str, *, source: str = "evaluation.json") -> Self:
-        """DataError naming every place that does not fit."""
-        from pydantic import ValidationError
-
-        try:
-            return _adapter().validate_json(text)
-        except ValidationError as error:
-            faults = [
-                Fault(
-                    f"{source} {'.'.join(map(str, item['loc']))}".rstrip(),
-                    item["msg"],
-                    "what `tanren eval` writes",
-                    "evaluate again, or restore the file",
-                )
-                for item in error.errors()
-            ]
-            raise DataError.of(*faults) from None
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        return cls.from_json(path.read_text(encoding="utf-8"), source=str(path))
-
-
-def _adapter():  # type: ignore[no-untyped-def]  # pydantic's TypeAdapter, imported late
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(Evaluation)
