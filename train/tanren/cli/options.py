@@ -41,3 +41,12 @@ MethodName = Annotated[
         "--method", metavar="METHOD", help="How to tune; `tanren methods` lists them. (method.name)"
     ),
 ]
+NearThreshold = Annotated[
+    float,
+    typer.Option(
+        "--near-threshold",
+        min=0.3,
+        max=1.0,
+        help="Jaccard similarity of runs of 5 characters from which rows are nearly alike.",
+    ),
+]

@@ -12,7 +12,7 @@ from rich.console import Console
 from tanren.cli.check import reading
 from tanren.cli.data.split import NEAR_THRESHOLD
 from tanren.cli.display import count, counted, one_line, row, shell, table, text
-from tanren.cli.options import Json
+from tanren.cli.options import Json, NearThreshold
 from tanren.cli.output import Output, mistake, of
 from tanren.errors import ConfigError, Fault, RunError
 
@@ -55,15 +55,7 @@ def lint(
         bool,
         typer.Option("--near/--no-near", help="Look for rows that are nearly alike (slower)."),
     ] = True,
-    near_threshold: Annotated[
-        float,
-        typer.Option(
-            "--near-threshold",
-            min=0.3,
-            max=1.0,
-            help="Jaccard similarity of runs of 5 characters from which rows are nearly alike.",
-        ),
-    ] = NEAR_THRESHOLD,
+    near_threshold: NearThreshold = NEAR_THRESHOLD,
     places: Annotated[
         int, typer.Option("--places", min=0, metavar="N", help="Places shown of each finding.")
     ] = 3,

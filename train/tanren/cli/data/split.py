@@ -11,7 +11,7 @@ from rich.console import Console
 
 from tanren.cli.check import reading
 from tanren.cli.display import count, one_line, row, show_warnings, table, text
-from tanren.cli.options import Json
+from tanren.cli.options import Json, NearThreshold
 from tanren.cli.output import mistake, of
 from tanren.errors import Fault, RunError, UserError
 
@@ -63,15 +63,7 @@ def split(
     near: Annotated[
         bool, typer.Option("--near/--no-near", help="Keep rows that are nearly alike in one part.")
     ] = True,
-    near_threshold: Annotated[
-        float,
-        typer.Option(
-            "--near-threshold",
-            min=0.3,
-            max=1.0,
-            help="Jaccard similarity of runs of 5 characters from which rows are nearly alike.",
-        ),
-    ] = NEAR_THRESHOLD,
+    near_threshold: NearThreshold = NEAR_THRESHOLD,
     same_prompt: Annotated[
         bool,
         typer.Option(
