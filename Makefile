@@ -37,7 +37,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 		$(PYTHON) -m venv $(if $(wildcard $(VENV)/pyvenv.cfg),--clear) $(VENV)
 	@echo "installing into $(VENV); the first time takes minutes, most of them for PyTorch"
 	@if [ -t 1 ]; then quiet=; else quiet=-qq; fi; \
-		$(BIN)/python -m pip install $$quiet --no-input --disable-pip-version-check -c constraints.txt -e '.[dev,eval,compare,data]'
+		$(BIN)/python -m pip install $$quiet --no-input --disable-pip-version-check -c constraints.txt -e '.[dev,eval,compare,data,serve]'
 	@touch $@
 
 demo: $(INSTALLED) ## tune the embedded tiny model and compare its answers before and after
