@@ -1,5 +1,6 @@
-"""Write docs/settings.md, docs/compare-settings.md, docs/distill-settings.md and docs/lint-rules.md
-from the descriptions that stand beside the settings and the rules themselves.
+"""Write the pages of settings (docs/settings.md, compare-settings.md, distill-settings.md and
+serve-settings.md) and docs/lint-rules.md from the descriptions that stand beside the settings and
+rules themselves.
 
     python scripts/make_settings_page.py            # or: make docs
 
@@ -25,12 +26,14 @@ from tanren.distill.constraints import KINDS
 from tanren.distill.settings import DistillConfig, IdeasConfig, LocalTeacherConfig, SourceConfig
 from tanren.endpoint import EndpointConfig
 from tanren.endpoint.settings import Budget, Prices
+from tanren.jobs.settings import Base, Limits, ServiceConfig, Serving
 from tanren.methods import METHODS
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGE = DOCS / "settings.md"
 COMPARE_PAGE = DOCS / "compare-settings.md"
 DISTILL_PAGE = DOCS / "distill-settings.md"
+SERVE_PAGE = DOCS / "serve-settings.md"
 RULES_PAGE = DOCS / "lint-rules.md"
 
 INTRODUCTION = """\
@@ -88,6 +91,30 @@ out: distilled/summaries
 ```
 
 Unknown keys and wrong values are errors with their place and remedy.
+"""
+
+SERVE_INTRODUCTION = """\
+# Settings of the service
+
+Written by `make docs` from the descriptions in `train/tanren/jobs/settings.py`. A file that runs as
+it is: `configs/serve.yaml`; the settings of a run, which stand in `models[].run`:
+[settings.md](settings.md).
+
+```yaml
+models:
+  - id: qwen3-0.6b                  # what clients see
+    name: Qwen/Qwen3-0.6B
+    aliases: [gpt-4o-mini, gpt-3.5-turbo]
+    run: {method: {name: lora, rank: 16}}
+limits: {file_bytes: 536870912}
+```
+
+Unknown keys and wrong values are errors, all of them shown at once. `key.path=value` behind the
+command wins over the file.
+
+What the service keeps lies in `folder`: `service.db` (unless `database` names another one),
+`files/` and `uploads/`, each file under its id. What was answered is on the disk. Deleting a tuned
+model takes its name away: its run directory and its checkpoints stay.
 """
 
 RULES_INTRODUCTION = """\
@@ -202,6 +229,17 @@ def distill_page() -> str:
     return "\n".join(sections)
 
 
+def serve_page() -> str:
+    """The whole page of the service's settings: its own, a base's, serving and limits."""
+    parts: tuple[tuple[str, type[BaseModel], str], ...] = (
+        ("The service", ServiceConfig, ""),
+        ("models: one of them", Base, "models[]."),
+        ("serving", Serving, "serving."),
+        ("limits", Limits, "limits."),
+    )
+    return "\n".join([SERVE_INTRODUCTION, *(_fields(*part) for part in parts)])
+
+
 def rules_page() -> str:
     """The rules by severity, the worst first, in the catalog's order."""
     sections = [RULES_INTRODUCTION]
@@ -272,6 +310,7 @@ if __name__ == "__main__":
         (PAGE, page()),
         (COMPARE_PAGE, compare_page()),
         (DISTILL_PAGE, distill_page()),
+        (SERVE_PAGE, serve_page()),
         (RULES_PAGE, rules_page()),
     )
     for path, text in pages:

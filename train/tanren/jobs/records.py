@@ -57,6 +57,16 @@ class UploadRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class PartRecord:
+    """`part_...` of an upload."""
+
+    id: str
+    upload: str
+    bytes: int
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True)
 class JobError:
     """Why a job failed: `code`, words for a person, and which of its inputs is at fault."""
 

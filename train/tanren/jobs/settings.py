@@ -1,5 +1,5 @@
-"""Settings of the service (`configs/serve.yaml`): where it listens, which bases it offers under which
-names, how jobs are trained and models served, and its limits.
+"""Settings of the service (`configs/serve.yaml`): where it listens, which bases it offers under
+which names, how jobs are trained and models served, and its limits.
 
 `load_service(path, overrides)` reads and checks them as `config.load` does a run's.
 """
@@ -12,9 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from tanren.config import lay, read_yaml, validate
+from tanren.config import flattened, lay, layered, validate
+from tanren.endpoint.checked import Strict, checked
+from tanren.errors import ConfigError, Fault
 from tanren.rundir import home
 
 OPENAI_NAMES = (
@@ -33,11 +35,7 @@ OPENAI_NAMES = (
 """Names that could be fine-tuned there: what unchanged scripts ask for."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class Base(_Part):
+class Base(Strict):
     """One open model that jobs can start from and clients can talk to."""
 
     id: str = Field(
@@ -58,7 +56,7 @@ class Base(_Part):
     )
 
 
-class Serving(_Part):
+class Serving(Strict):
     """Chat completions with bases and tuned models."""
 
     enabled: bool = Field(True, description="Off: the service trains only.")
@@ -93,7 +91,7 @@ class Serving(_Part):
     )
 
 
-class Limits(_Part):
+class Limits(Strict):
     """What one client may ask for."""
 
     file_bytes: Annotated[int, Field(ge=1)] = Field(512 * 2**20, description="One file.")
@@ -113,7 +111,7 @@ class Limits(_Part):
     )
 
 
-class ServiceConfig(_Part):
+class ServiceConfig(Strict):
     """Everything that decides what the service does."""
 
     host: str = Field(
@@ -135,7 +133,7 @@ class ServiceConfig(_Part):
         description="Third part of the names of tuned models.",
     )
     models: tuple[Base, ...] = Field(
-        strict=False, min_length=1, description="Bases, the first one is the default."
+        strict=False, description="Bases, at least one; the first is the default."
     )
     slots: Annotated[int, Field(ge=1)] | None = Field(
         None, description="Jobs side by side; null: one a GPU, or one on the processor."
@@ -148,13 +146,17 @@ class ServiceConfig(_Part):
         strict=False,
         description="Further names by which clients may call this machine (the Host header).",
     )
-    serving: Serving = Serving()
-    limits: Limits = Limits()
+    serving: Serving = Field(default_factory=Serving, description="Chat completions.")
+    limits: Limits = Field(
+        default_factory=Limits, description="What one client may ask for, and all together."
+    )
     log_format: Literal["text", "json"] = Field("text", description="Of the server's own log.")
 
     @field_validator("models")
     @classmethod
     def _names_once(cls, models: tuple[Base, ...]) -> tuple[Base, ...]:
+        if not models:
+            raise ValueError("at least one model")
         names = [name for base in models for name in (base.id, *base.aliases)]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -165,7 +167,10 @@ class ServiceConfig(_Part):
     def _ids_are_no_tuned_names(self) -> ServiceConfig:
         wrong = [a for base in self.models for a in base.aliases if not _ALIAS.fullmatch(a)]
         if wrong:
-            raise ValueError(f"aliases of letters, digits, dots and dashes; found {wrong[0]!r}")
+            raise ValueError(
+                f"aliases of letters, digits, dots and dashes that are no ft: names; found "
+                f"{wrong[0]!r}"
+            )
         return self
 
     @property
@@ -193,13 +198,57 @@ class ServiceConfig(_Part):
         return None
 
 
-_ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
+_ALIAS = re.compile(r"(?!ft:)[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
 
 
 def load_service(
     path: Path | None, overrides: Sequence[str] = (), *, base: Mapping[str, Any] | None = None
 ) -> ServiceConfig:
     """Settings from YAML (or `base`) with `key=value` laid over. Raises ConfigError with every
-    fault.
+    fault, those of the runs' own settings in `models[].run` as well.
     """
-    raise NotImplementedError
+    source = str(path) if path else ""
+    config = checked(ServiceConfig, layered(path, overrides, base=base), source=source)
+    faults = [
+        fault
+        for number, model in enumerate(config.models)
+        for fault in _faults_of_run(model, f"{source} models[{number}].run".strip())
+    ]
+    if faults:
+        raise ConfigError.of(*faults)
+    return config
+
+
+def _faults_of_run(model: Base, source: str) -> Sequence[Fault]:
+    """What would be wrong with the runs of jobs that ask for nothing themselves."""
+    values: dict[str, Any] = {
+        "model": {"name": model.name, "revision": model.revision},
+        "data": {"train": "the job's file", "validation": "the job's other file"},
+    }
+    for key, value in flattened(model.run).items():
+        lay(values, key, value)
+    try:
+        validate(values, source=source)
+    except ConfigError as error:
+        return error.faults
+    return ()
+
+
+def service_file(given: Path | None) -> Path:
+    """The settings' file: what was given, else `serve.yaml` in `$TANREN_HOME`, else
+    `configs/serve.yaml` here. Raises ConfigError where there is none.
+    """
+    if given is not None:
+        return given
+    places = (home() / "serve.yaml", Path("configs") / "serve.yaml")
+    for place in places:
+        if place.is_file():
+            return place
+    raise ConfigError.of(
+        Fault(
+            "settings of the service",
+            "none",
+            " or ".join(str(place) for place in places),
+            "name their file with --config",
+        )
+    )

@@ -1,4 +1,4 @@
-"""The database's tables. A change here needs a migration (`jobs/migrations/`); a test compares both.
+"""The database's tables. A change needs a migration (`jobs/migrations/`); a test compares both.
 
 `number` orders what was made within the same second and is what pages go by. Deleted files and
 models keep their row, marked, so that a page can go on after them.
@@ -24,6 +24,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 Whole = BigInteger().with_variant(Integer, "sqlite")
 """SQLite counts up in columns of type INTEGER alone."""
+JsonOrNull = JSON(none_as_null=True)
+"""None is the database's NULL, as in every other column, not the JSON text `null`."""
 
 
 class Table(DeclarativeBase):
@@ -100,10 +102,10 @@ class JobRow(Table):
     method: Mapped[str] = mapped_column(String(16))
     hyperparameters: Mapped[dict[str, Any]] = mapped_column(JSON)
     trained_tokens: Mapped[int | None] = mapped_column(Whole)
-    error: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    error: Mapped[dict[str, Any] | None] = mapped_column(JsonOrNull)
     seed: Mapped[int] = mapped_column(Whole)
     suffix: Mapped[str | None] = mapped_column(Text)
-    metadata_: Mapped[dict[str, str] | None] = mapped_column("metadata", JSON)
+    metadata_: Mapped[dict[str, str] | None] = mapped_column("metadata", JsonOrNull)
     integrations: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
     tanren: Mapped[dict[str, Any]] = mapped_column(JSON)
     organization: Mapped[str] = mapped_column(String(64))
