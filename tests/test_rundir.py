@@ -724,3 +724,17 @@ def test_sealing_twice_lists_the_same_files(tmp_path: Path) -> None:
     seal(tmp_path, step=1)
     assert (tmp_path / COMPLETE).read_text(encoding="utf-8") == first
     assert COMPLETE not in json.loads(first)["files"]
+
+
+def test_runs_of_the_service_are_found_by_name_and_listed(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TANREN_HOME", str(tmp_path))
+    by_hand = RunDirectory.create(tmp_path / "runs" / "mine", config)
+    job = RunDirectory.create(tmp_path / "service" / "runs" / "ftjob-1", config)
+    assert {run.name for run in list_runs()} == {"mine", "ftjob-1"}
+    assert {run.name for run in list_runs(tmp_path / "runs")} == {"mine"}
+    assert RunDirectory.open("ftjob-1").path == job.path
+    assert RunDirectory.open("mine").path == by_hand.path
+    with pytest.raises(RunError):
+        RunDirectory.open("ftjob-2")

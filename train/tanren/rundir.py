@@ -49,6 +49,17 @@ def runs_root() -> Path:
     return home() / "runs"
 
 
+def run_folders() -> tuple[Path, Path]:
+    """Where runs lie: those begun by hand, and those of the service's jobs."""
+    return runs_root(), home() / "service" / "runs"
+
+
+def run_named(target: Path | str) -> Path | None:
+    """The run directory that a path, or a name under one of the folders of runs, means."""
+    places = [Path(target), *(folder / str(target) for folder in run_folders())]
+    return next((path for path in places if (path / "config.yaml").is_file()), None)
+
+
 def new_run_path(name: str) -> Path:
     """`runs/20261122-101530-name`, free at the time of asking."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
@@ -269,10 +280,10 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: Path | str) -> RunDirectory:
-        """An existing run, by its path or by its name under the runs folder."""
-        for candidate in (Path(path), runs_root() / str(path)):
-            if (candidate / "config.yaml").is_file():
-                return cls(candidate)
+        """An existing run, by its path or by its name under a folder of runs."""
+        found = run_named(path)
+        if found is not None:
+            return cls(found)
         raise RunError.of(
             Fault(
                 str(path),
@@ -593,7 +604,7 @@ def _start_time(pid: int) -> str | None:
 
 
 def list_runs(root: Path | None = None) -> list[RunDirectory]:
-    """Runs under the runs folder, newest first."""
-    folder = root or runs_root()
-    runs = [RunDirectory(p.parent) for p in folder.glob("*/config.yaml")]
+    """Runs under `root` (None: under all folders of runs), newest first."""
+    folders = run_folders() if root is None else (root,)
+    runs = [RunDirectory(p.parent) for folder in folders for p in folder.glob("*/config.yaml")]
     return sorted(runs, key=lambda run: run.config_file.stat().st_mtime, reverse=True)

@@ -16,7 +16,7 @@ from tanren.config import ModelConfig
 from tanren.endpoint import EndpointConfig, load_endpoint
 from tanren.errors import ConfigError, Fault, UserError
 from tanren.model import compute_dtype, fingerprint, locate
-from tanren.rundir import RunDirectory, runs_root, sha256_of
+from tanren.rundir import RunDirectory, run_named, sha256_of
 
 Kind = Literal["run", "adapter", "merged", "base", "hub", "endpoint"]
 BASE = "@base"
@@ -115,7 +115,7 @@ def _artefact(target: str, word: str) -> NamedModel:
 def _tuned(target: str, folder: Path) -> NamedModel:
     card = Prompting.read(folder)
     is_adapter = (folder / "adapter_config.json").is_file()
-    is_run = any((p / "config.yaml").is_file() for p in (Path(target), runs_root() / target))
+    is_run = run_named(target) is not None
     kind: Kind = "run" if is_run else "adapter" if is_adapter else "merged"
     identity = _digest({"folder": _folder_digest(folder), "base": card.base_fingerprint})
     name = _last(folder.parent if is_run else folder)
