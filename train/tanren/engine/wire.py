@@ -158,3 +158,35 @@ class Unloaded:
 
 
 Reply = Accepted | Piece | ToolCall | Finished | Failed | Unloaded
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """What the service tells a new engine, before anything else. Meanings as in `Serving`."""
+
+    max_batch: int = 64
+    batch_tokens: int = 65_536
+    max_waiting: int = 256
+    max_adapters: int = 16
+    max_bases: int = 1
+    max_tokens: int = 1024
+    threads: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineState:
+    """What an engine is doing.
+
+    `running` counts answers, `waiting` requests that have no place yet. `steps` and `tokens` count
+    since its process began. `process` is None where there is no process.
+    """
+
+    running: int = 0
+    waiting: int = 0
+    bases: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
+    memory_bytes: int = 0
+    """Of the accelerator, or of the process where there is none."""
+    steps: int = 0
+    tokens: int = 0
+    process: int | None = None

@@ -70,7 +70,7 @@ class TokenChooser:
         self._seen: torch.Tensor | None = None  # (rows, vocab) bool
         self._draws: torch.Tensor | None = None  # (rows, steps) float32 in [0, 1)
         if decoding.temperature > 0:
-            draws = [_draws(decoding.seed, stream, steps) for stream in streams]
+            draws = [draws_of(decoding.seed, stream, steps) for stream in streams]
             self._draws = torch.stack(draws).to(device)
 
     def choose(self, logits: torch.Tensor) -> torch.Tensor:
@@ -104,21 +104,31 @@ def _sample(logits: torch.Tensor, draws: torch.Tensor, decoding: Decoding) -> to
     """(rows,) int64. Only `draws` (rows,) is random, so other rows cannot change a row's token."""
     scaled = logits / decoding.temperature
     if decoding.top_k is None and decoding.top_p == 1:
-        return _pick(scaled.softmax(-1), draws)
+        return pick(scaled.softmax(-1), draws)
     if decoding.top_k is not None:
         scaled, order = scaled.topk(min(decoding.top_k, logits.shape[-1]))
     else:
         scaled, order = scaled.sort(descending=True)
+    return pick_nucleus(scaled, order, draws, decoding.top_p)
+
+
+def pick_nucleus(
+    scaled: torch.Tensor, order: torch.Tensor, draws: torch.Tensor, top_p: float | torch.Tensor
+) -> torch.Tensor:
+    """(rows,) int64 from logits sorted downwards and their token ids `order`, both (rows, tokens).
+
+    `top_p` is one number or (rows, 1).
+    """
     probabilities = scaled.softmax(-1)
     before = probabilities.cumsum(-1) - probabilities
-    inside = before < decoding.top_p
-    place = _pick(probabilities.where(inside, 0), draws)
+    inside = before < top_p
+    place = pick(probabilities.where(inside, 0), draws)
     # Sums of a GPU may differ behind the last token inside; it must not be passed all the same.
     place = place.minimum(inside.sum(-1) - 1).clamp(min=0)
     return order.gather(1, place[:, None])[:, 0]
 
 
-def _pick(probabilities: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+def pick(probabilities: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
     """Inverse transform sampling: where the cumulative probability passes the draw, (rows,)."""
     cumulative = probabilities.cumsum(-1)
     thresholds = draws[:, None] * cumulative[:, -1:]
@@ -127,7 +137,7 @@ def _pick(probabilities: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
     return place.clamp(max=probabilities.shape[-1] - 1)[:, 0]
 
 
-def _draws(seed: int | None, stream: int, count: int) -> torch.Tensor:
+def draws_of(seed: int | None, stream: int, count: int) -> torch.Tensor:
     """(count,) float32 in [0, 1) from a generator of its own; torch's global one is not touched."""
     generator = torch.Generator()
     if seed is None:
