@@ -130,7 +130,8 @@ BROKEN: list[tuple[object, list[str]]] = [
         {"prompt": "a", "chosen": "b", "rejected": "c"},
         [
             f': found keys "prompt", "chosen", "rejected", {CHAT_ROW}; this is a preference pair '
-            "(DPO): keep the preferred answer as an assistant message"
+            "(DPO): train it with objective=dpo, or keep the preferred answer as an assistant "
+            "message"
         ],
     ),
     (

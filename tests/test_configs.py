@@ -17,8 +17,9 @@ from tanren.devices import find_card
 from tanren.estimate import shape_of
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
-FOR_CARDS = [path for path in CONFIGS if path.name != "demo.yaml"]
+OF_THE_SERVICE = "serve.yaml"  # other settings: tests/jobs/test_settings.py
+CONFIGS = sorted(p for p in (ROOT / "configs").glob("*.yaml") if p.name != OF_THE_SERVICE)
+FOR_CARDS = [path for path in CONFIGS if path.name not in ("demo.yaml", "dpo.yaml")]
 NAME = re.compile(r"(?P<model>.+)-(?P<method>[a-z_]+)-(?P<card>\d+)gb")
 MODELS = {
     "qwen3-0.6b": "Qwen/Qwen3-0.6B",

@@ -31,6 +31,13 @@ FILES = (
     "trainer_state.json",
     "step.json",
 )
+PROMPTING = (
+    "tanren.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +62,11 @@ def leftovers(run: RunDirectory) -> list[Path]:
 
 
 def test_a_checkpoint_holds_exactly_what_resuming_needs(unharmed: RunDirectory) -> None:
-    """T34: this list is what the tests below take away one by one."""
+    """T34: the first list is what the tests below take away one by one; the second is what talking
+    to a checkpoint needs besides.
+    """
     for checkpoint in unharmed.complete_checkpoints():
-        assert sorted(file.name for file in checkpoint.path.iterdir()) == sorted(FILES)
+        assert sorted(f.name for f in checkpoint.path.iterdir()) == sorted((*FILES, *PROMPTING))
     assert [checkpoint.step for checkpoint in unharmed.complete_checkpoints()] == [3, 6, STEPS]
     told = [(event["step"], event["path"]) for event in of_kind(unharmed, "checkpoint")]
     assert told == [(step, f"checkpoints/step-{step:08d}") for step in (3, 6, STEPS)]

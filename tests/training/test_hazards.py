@@ -31,6 +31,7 @@ from trl import SFTConfig, SFTTrainer
 
 from tanren import adapter as adapters
 from tanren import model as models
+from tanren.checkpoint import trained_weights
 from tanren.config import ModelConfig
 from tanren.errors import ModelError
 from tanren.methods import METHODS, Eva, Lora
@@ -263,12 +264,12 @@ def test_adapters_that_change_the_base_load_on_the_unchanged_one(
     assert settings["init_lora_weights"] is True and settings["r"] == 2 * 4
 
     checkpoint = run.complete_checkpoints()[-1].path
-    usual = Path(shutil.copytree(checkpoint, tmp_path / "usual"))
+    usual = Path(shutil.copytree(trained_weights(checkpoint), tmp_path / "usual"))
     text = (usual / "adapter_config.json").read_text(encoding="utf-8")
     changed = {**json.loads(text), "init_lora_weights": True}
     (usual / "adapter_config.json").write_text(json.dumps(changed), encoding="utf-8")
     trainer = build_trainer(run)
-    adapters.load_weights(trainer.network, checkpoint)
+    adapters.load_weights(trainer.network, trained_weights(checkpoint))
     expected = logits(trainer.network)
     bases = [AutoModelForCausalLM.from_pretrained(run.config().model.name) for _ in range(2)]
     ours = logits(PeftModel.from_pretrained(bases[0], run.adapter))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -270,6 +271,51 @@ def saved_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 
     found = get_peft_model_state_dict(model, save_embedding_layers=False)
     return {name: tensor.detach().cpu().clone() for name, tensor in found.items()}
+
+
+def go_on_from(model: nn.Module, method: Method, folder: Path) -> None:
+    """Begin with the weights of an adapter that was trained before. Raises ModelError with
+    everything in which it differs from the one asked for.
+    """
+    settings = _adapter_settings(folder)
+    if method.initialisation != "zero" or not isinstance(model, PeftModel):
+        remedy = "tune with lora, qlora, dora, lora_plus or rslora, or start from the base"
+        raise ModelError.of(
+            Fault(
+                "model.adapter", f"method {method.name}", "a method that starts from zero", remedy
+            )
+        )
+    asked: Any = model.peft_config["default"]
+    faults = [
+        Fault(
+            f"model.adapter {name}",
+            repr(_sorted(settings.get(name))),
+            f"{_sorted(getattr(asked, name))!r}, as the method asks",
+            "set the method to that of the adapter",
+        )
+        for name in ("r", "lora_alpha", "use_dora", "use_rslora", "target_modules")
+        if _sorted(settings.get(name)) != _sorted(getattr(asked, name))
+    ]
+    if faults:
+        raise ModelError.of(*faults)
+    load_weights(model, folder)
+
+
+def _adapter_settings(folder: Path) -> dict[str, Any]:
+    file = folder / "adapter_config.json"
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError.of(
+            Fault(
+                "model.adapter", f"{file} ({error})", "a folder with an adapter", "check the path"
+            )
+        ) from None
+    return dict(found)
+
+
+def _sorted(value: Any) -> Any:
+    return sorted(value) if isinstance(value, list | tuple | set) else value
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:

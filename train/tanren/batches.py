@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -261,12 +261,22 @@ class Step:
         return Step(tokens, saved.pop("side_by_side"), self.pad_id), saved
 
 
-def as_they_are(rows: list[Row]) -> Any:
+def as_they_are(rows: list[Any]) -> Any:
     """Rows become tensors pass by pass, in the step."""
     return rows
 
 
-class _Rows(TorchDataset[Row]):
+class Rows(Protocol):
+    """What steps are made of, by number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Any: ...
+
+
+class EncodedRows(TorchDataset[Row]):
+    """Every sequence is a row of its own."""
+
     def __init__(self, encoded: Encoded) -> None:
         self.encoded = encoded
 
@@ -277,11 +287,11 @@ class _Rows(TorchDataset[Row]):
         return Row.of(*self.encoded.row(index))
 
 
-class StepLoader(DataLoader[list[Row]]):
+class StepLoader(DataLoader[list[Any]]):
     """One item is the rows of one optimizer step, the same on every process."""
 
-    def __init__(self, encoded: Encoded, order: StepOrder) -> None:
-        super().__init__(_Rows(encoded), batch_sampler=order, collate_fn=as_they_are)  # type: ignore[arg-type]
+    def __init__(self, rows: Rows, order: StepOrder) -> None:
+        super().__init__(rows, batch_sampler=order, collate_fn=as_they_are)  # type: ignore[arg-type]
         self.step_order = order
 
     def set_epoch(self, epoch: int) -> None:

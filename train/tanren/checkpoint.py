@@ -13,10 +13,23 @@ from transformers.trainer_callback import ExportableState
 from tanren.rundir import staged_folder
 
 if TYPE_CHECKING:
-    from tanren.sft import Trainer
+    from pathlib import Path
+
+    from tanren.stepwise import Stepwise
+
+AS_TRAINED = "as_trained"
+"""Of a checkpoint: the weights to go on with, where those in the folder itself are written in
+another form for others to load.
+"""
 
 
-def save_checkpoint(trainer: Trainer) -> None:
+def trained_weights(folder: Path) -> Path:
+    """Where a checkpoint keeps the weights that training goes on with."""
+    apart = folder / AS_TRAINED
+    return apart if apart.is_dir() else folder
+
+
+def save_checkpoint(trainer: Stepwise) -> None:
     """Weights, optimizer, schedule, random states and history of this step; the newest K stay.
 
     The first process writes, the others give it their random states and wait. Weights that are not
@@ -44,13 +57,13 @@ def save_checkpoint(trainer: Trainer) -> None:
         dist.barrier()
 
 
-def _require_finite(trainer: Trainer) -> None:
+def _require_finite(trainer: Stepwise) -> None:
     for name, parameter in trainer.network.named_parameters():
         if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
             trainer.diverged(f"weights that are not finite ({name})")
 
 
-def _random_states(trainer: Trainer) -> list[dict[str, Any]]:
+def _random_states(trainer: Stepwise) -> list[dict[str, Any]]:
     """Of every process, in the form that the library's trainer reads back."""
     mine: dict[str, Any] = {
         "python": random.getstate(),
@@ -68,7 +81,7 @@ def _random_states(trainer: Trainer) -> list[dict[str, Any]]:
     return states
 
 
-def _export_callbacks(trainer: Trainer) -> None:
+def _export_callbacks(trainer: Stepwise) -> None:
     for callback in [*trainer.callback_handler.callbacks, trainer.control]:
         if isinstance(callback, ExportableState):
             kept: Any = trainer.state.stateful_callbacks

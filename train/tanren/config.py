@@ -32,6 +32,7 @@ from tanren.verdict import ANSWER_METRICS, HIGHER_IS_BETTER
 
 Auto = Literal["auto"]
 Positive = Annotated[int, Field(ge=1, strict=True)]
+HIGHEST_RATE = 10.0
 
 
 class _Part(BaseModel):
@@ -63,10 +64,37 @@ class ModelConfig(_Part):
     chat_template: str | None = Field(
         None, description="Jinja file used instead of the tokenizer's own chat template."
     )
+    adapter: str | None = Field(
+        None,
+        description="Folder of an adapter of this base to go on from, such as a run's `adapter`; "
+        "the method must be the one it was made with. null: a fresh adapter.",
+    )
+
+
+class ObjectiveConfig(_Part):
+    """What training makes better, and with it what a row of the data is."""
+
+    name: Literal["sft", "dpo"] = Field(
+        "sft",
+        description="sft: the answers of chat lines become likelier. dpo: of the two answers of a "
+        "preference line the preferred one becomes likelier than the other, measured against the "
+        "model before training (Rafailov et al. 2023, arXiv:2305.18290).",
+    )
+    beta: Annotated[float, Field(gt=0, le=2)] = Field(
+        0.1,
+        description="dpo: how strongly moving away from the model before training is held back. "
+        "Small values let it move further.",
+    )
+
+    @model_validator(mode="after")
+    def _beta_of_dpo(self) -> ObjectiveConfig:
+        if self.name == "sft" and self.beta != 0.1:
+            raise ValueError("objective.name=dpo for objective.beta")
+        return self
 
 
 class DataConfig(_Part):
-    """Chat-format JSONL, the OpenAI fine-tuning format."""
+    """Chat-format JSONL, the OpenAI fine-tuning format; preference lines for objective=dpo."""
 
     train: str = Field(min_length=1, description="JSONL file to train on.")
     validation: str | None = Field(
@@ -101,10 +129,15 @@ class DataConfig(_Part):
 class TrainingConfig(_Part):
     """The optimisation."""
 
-    learning_rate: Auto | Annotated[float, Field(gt=0, le=10)] = Field(
+    learning_rate: Auto | Annotated[float, Field(gt=0, le=HIGHEST_RATE)] = Field(
         "auto",
         description="Peak learning rate (of A for LoRA+). auto: from method and width of the "
-        "model.",
+        "model; for dpo a twentieth of that.",
+    )
+    learning_rate_multiplier: Annotated[float, Field(gt=0, le=1000)] = Field(
+        1.0,
+        description="Factor on the learning rate, whether given or auto; a run keeps the product "
+        "as its rate. A rate of its own for embeddings (method.embedding_learning_rate) stays.",
     )
     num_epochs: Annotated[float, Field(gt=0, le=10_000)] = Field(
         3, description="Passes over the training rows; fractions are allowed."
@@ -198,7 +231,8 @@ class EvaluationConfig(_Part):
     metric: str = Field(
         "loss",
         description="What decides on the best checkpoint and on early stopping: loss (lower is "
-        "better), token_accuracy (higher), or one of `metrics` that has a better side.",
+        "better), token_accuracy (higher), reward_accuracy (higher; dpo), or one of `metrics` that "
+        "has a better side.",
     )
     keep_best: bool = Field(
         True,
@@ -255,6 +289,7 @@ class RunConfig(_Part):
     model: ModelConfig
     data: DataConfig
     method: Method = Field(default_factory=Lora)
+    objective: ObjectiveConfig = ObjectiveConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig()
@@ -265,8 +300,10 @@ class RunConfig(_Part):
     @model_validator(mode="before")
     @classmethod
     def _method_by_name(cls, values: Any) -> Any:
-        """`method: dora` means `method: {name: dora}`; no name means lora."""
+        """`method: dora` means `method: {name: dora}`, no name means lora; `objective: dpo` too."""
         if isinstance(values, dict):
+            if isinstance(objective := values.get("objective"), str):
+                values = {**values, "objective": {"name": objective}}
             method = values.get("method")
             if isinstance(method, str):
                 return {**values, "method": {"name": method}}
@@ -282,7 +319,26 @@ class RunConfig(_Part):
             if needy:
                 names = " and ".join(f"evaluation.{name}" for name in needy)
                 raise ValueError(f"data.validation for {names}")
+        self._suits_objective()
         return self
+
+    def _suits_objective(self) -> None:
+        """What says nothing about pairs of answers is refused instead of being ignored."""
+        metric, preferences = self.evaluation.metric, self.objective.name == "dpo"
+        if metric == "reward_accuracy" and not preferences:
+            raise ValueError("objective.name=dpo for evaluation.metric=reward_accuracy")
+        if not preferences:
+            return
+        if self.evaluation.metrics:
+            raise ValueError(
+                "no evaluation.metrics with objective.name=dpo: preference lines have no right "
+                "answer to measure by; `tanren eval` measures the result on chat lines"
+            )
+        if self.training.train_on != "all":
+            raise ValueError(
+                "no training.train_on with objective.name=dpo: of a preference line the two "
+                "answers are trained and nothing else"
+            )
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(
@@ -301,17 +357,23 @@ def load(
     Raises ConfigError with every fault. Relative file names stay as written: they are relative to
     where the command is started, as in any shell.
     """
+    values = layered(path, overrides, base=base)
+    return validate(values, source=str(path) if path else "command line")
+
+
+def layered(
+    path: Path | None, overrides: Sequence[str] = (), *, base: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Plain values: `base`, over it a YAML file, over that `key.path=value` overrides; nothing is
+    checked yet but their form. Raises ConfigError.
+    """
     values: dict[str, Any] = dict(base or {})
     if path is not None:
         values = _merge(values, read_yaml(path))
-    faults: list[Fault] = []
-    for override in overrides:
-        fault = _apply(values, override)
-        if fault:
-            faults.append(fault)
+    faults = [fault for override in overrides if (fault := _apply(values, override))]
     if faults:
         raise ConfigError.of(*faults)
-    return validate(values, source=str(path) if path else "command line")
+    return values
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -410,7 +472,7 @@ def lay(values: dict[str, Any], key: str, value: Any) -> None:
     place = values
     for parent in parents:
         inner = place.get(parent)
-        if isinstance(inner, str) and parent == "method":
+        if isinstance(inner, str) and parent in ("method", "objective"):
             inner = {"name": inner}
         inner = dict(inner) if isinstance(inner, dict) else {}
         place[parent] = inner
@@ -478,9 +540,9 @@ def _fault(item: dict[str, Any], source: str) -> Fault:
         return Fault(f"{where}.name", repr(name), "one of " + ", ".join(METHODS), remedy)
     expected = str(item["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
     found = repr(item.get("input")) if path else "settings that contradict each other"
-    return Fault(
-        where, _short(found), expected, "change the value" if path else "set both or neither"
-    )
+    refused = not path and expected.startswith("no ")
+    remedy = "leave it out" if refused else "change the value" if path else "set both or neither"
+    return Fault(where, _short(found), expected, remedy)
 
 
 def _fields_at(path: Sequence[str]) -> type[BaseModel] | None:

@@ -1,4 +1,4 @@
-"""What training has cost so far: time, energy, memory.
+"""What training has cost so far: time, energy, memory; and sums of what its steps measured.
 
 It lies in every checkpoint, so that a resumed run goes on counting where that checkpoint was; what
 a killed process did after it is done again and counts once.
@@ -11,9 +11,12 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tanren.energy import EnergyCounter, no_counter
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Costs:
@@ -134,3 +137,39 @@ def peak_of_process(status: Path = Path("/proc/self/status")) -> int:
         return 0
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return largest if sys.platform == "darwin" else largest * 1024
+
+
+class Tally:
+    """Sums over the steps since the last log line, kept on the device: reading one waits for it.
+
+    `add` counts for a step that may yet be tried again; `keep` when it is made, `drop` when not.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Any] = {}
+        self._open: dict[str, Any] = {}
+
+    def add(self, **sums: Tensor | float) -> None:
+        for name, value in sums.items():
+            self._open[name] = self._open.get(name, 0) + value
+
+    def keep(self) -> None:
+        for name, value in self._open.items():
+            self._kept[name] = self._kept.get(name, 0) + value
+        self._open = {}
+
+    def drop(self) -> None:
+        self._open = {}
+
+    def take(self, processes: int = 1) -> dict[str, float]:
+        """The sums, over all processes; they start at zero again. Each process asks at once."""
+        sums = {name: float(value) for name, value in sorted(self._kept.items())}
+        self._kept = {}
+        if processes == 1:
+            return sums
+        import torch.distributed as dist
+
+        everyone: list[dict[str, float]] = [{}] * processes
+        dist.all_gather_object(everyone, sums)
+        names = sorted({name for one in everyone for name in one})
+        return {name: sum(one.get(name, 0.0) for one in everyone) for name in names}

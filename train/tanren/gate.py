@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from tanren import model as models
 from tanren.adapter import Coverage, coverage, sketch, stacked_elements
-from tanren.config import RunConfig
-from tanren.data.read import ChatReader
+from tanren.config import HIGHEST_RATE, RunConfig
+from tanren.data.read import ChatReader, PreferenceReader
 from tanren.data.survey import FileSurvey, Survey, survey
 from tanren.devices import Device, this_device
 from tanren.encode import (
@@ -31,9 +32,10 @@ from tanren.encode import (
     Ledger,
     cache_key,
     encode,
+    encode_pairs,
     trained_text,
 )
-from tanren.errors import DataError, Fault, ModelError
+from tanren.errors import ConfigError, DataError, Fault, ModelError
 from tanren.estimate import MemoryPlan, MethodFacts, ModelShape, Workload, plan_memory, shape_of
 from tanren.methods import Full
 from tanren.rundir import runs_root, storage_errors
@@ -45,6 +47,10 @@ from tanren.tracking import require_trackers
 Tell = Callable[..., None]
 
 CPU_PASS_TOKENS = 2048
+PREFERENCE_RATE = 1 / 20
+"""Of the rate for answers alone. A preference says which answer, not how it is written: what moves
+further forgets to write. It is the ratio of TRL's own defaults (1e-6 and 2e-5).
+"""
 CACHED_ROWS = 2000  # below, encoding takes less time than a look into the cache is worth
 
 
@@ -54,13 +60,17 @@ def quiet(event: str, **fields: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the optimizer will do. Token counts are of one epoch."""
+    """What the optimizer will do. Token counts are of one epoch; the multiplier is in the rate.
+    `reference_tokens` go through the model once before training, forward alone.
+    """
 
     steps: int
     steps_per_epoch: int
     learning_rate: float
+    learning_rate_multiplier: float
     tokens_per_epoch: int
     trained_tokens_per_epoch: int
+    reference_tokens: int
     micro_batch_tokens: int
     checkpointed_layers: int
     dtype: Literal["float32", "bfloat16"]
@@ -91,16 +101,23 @@ class Gate:
     serving: tuple[ServingVerdict, ...]
     warnings: tuple[str, ...]
 
+    @property
+    def row_tokens(self) -> NDArray[np.int64]:
+        """(rows) tokens of each row of a step."""
+        return _row_tokens(self.config, self.train)
+
     def preview(self, count: int = 3) -> list[list[tuple[str, bool]]]:
-        """Text of the first rows in pieces, with whether a piece is trained."""
-        return [
-            trained_text(self.train, i, self.tokenizer) for i in range(min(count, len(self.train)))
-        ]
+        """Text of the first rows in pieces, with whether a piece is trained. Of a preference row
+        the preferred answer and then the other.
+        """
+        sequences = min(_sequences(self.config) * count, len(self.train))
+        return [trained_text(self.train, i, self.tokenizer) for i in range(sequences)]
 
     def as_dict(self) -> dict[str, Any]:
         return {
             "model": self.source.as_dict(),
             "method": self.config.method.model_dump(mode="json"),
+            "objective": self.config.objective.model_dump(mode="json"),
             "data": self.data_record(),
             "template": self.renderer.facts.as_dict(),
             "plan": self.plan.as_dict(),
@@ -146,6 +163,7 @@ def examine(config: RunConfig, *, tell: Tell = quiet) -> Gate:
     source = models.locate(config.model)
     models.known_architecture(source)
     tokenizer = models.load_tokenizer(source, config.model)
+    multiplier = config.training.learning_rate_multiplier
     config = _resolved(config, found, source)
     assert isinstance(config.data.thinking, bool)
     renderer = ChatRenderer(tokenizer, thinking=config.data.thinking, date=config.data.date)
@@ -157,7 +175,7 @@ def examine(config: RunConfig, *, tell: Tell = quiet) -> Gate:
     here = this_device()
     shape = _shape(source)
     memory = _memory(config, shape, train, here)
-    plan = _plan(config, train, train_ledger, memory, here)
+    plan = _plan(config, train, train_ledger, memory, here, multiplier)
     lengths = [ledger.max_length for ledger in (train_ledger, validation_ledger) if ledger]
     config = _planned(config, max(lengths), plan)
     outline = sketch(source, config.method)
@@ -210,6 +228,7 @@ def _survey(config: RunConfig, tell: Tell) -> Survey:
     found = survey(
         Path(config.data.train),
         against=validation,
+        preferences=config.objective.name == "dpo",
         on_progress=lambda done, total: tell("progress", done=done, total=total, unit="bytes read"),
     )
     found.require_sound(skip_faulty=config.data.faulty_rows == "skip")
@@ -228,9 +247,16 @@ def _resolved(config: RunConfig, found: Survey, source: models.Source) -> RunCon
     )
     training = config.training
     hidden = int(source.config.get("text_config", source.config).get("hidden_size", 1024))
-    if training.learning_rate == "auto":
+    rate = training.learning_rate
+    if rate == "auto":
         rate = config.method.auto_learning_rate(hidden)
-        training = training.model_copy(update={"learning_rate": rate})
+        rate *= PREFERENCE_RATE if config.objective.name == "dpo" else 1.0
+    training = training.model_copy(
+        update={
+            "learning_rate": _multiplied(rate, training.learning_rate_multiplier),
+            "learning_rate_multiplier": 1.0,
+        }
+    )
     if training.optimizer == "auto":
         small = config.method.storage == "nf4"
         on_gpu = models.device().type == "cuda"  # paging moves state between GPU and host
@@ -241,6 +267,19 @@ def _resolved(config: RunConfig, found: Survey, source: models.Source) -> RunCon
     return config.model_copy(update={"data": data, "training": training, "model": model})
 
 
+def _multiplied(rate: float, multiplier: float) -> float:
+    product = rate * multiplier
+    if product > HIGHEST_RATE:
+        fault = Fault(
+            "training.learning_rate_multiplier",
+            f"{multiplier:g}, which makes the learning rate {product:g}",
+            f"a learning rate of at most {HIGHEST_RATE:g}",
+            "lower one of the two",
+        )
+        raise ConfigError.of(fault)
+    return product
+
+
 def _encode(
     config: RunConfig, file: FileSurvey, renderer: ChatRenderer, source: models.Source, tell: Tell
 ) -> tuple[Encoded, Ledger]:
@@ -249,15 +288,21 @@ def _encode(
         model_max_length=models.context_length(source.config),
         max_length=config.data.max_length,
         train_on=config.training.train_on,
+        pairs=config.objective.name == "dpo",
     )
-    rows = ChatReader(Path(file.path))
+    path = Path(file.path)
     total = file.counts.examples
 
     def progress(done: int) -> None:
         tell("progress", done=done, total=total, unit="rows encoded")
 
+    def encoded(told: Callable[[int], None] | None = None) -> tuple[Encoded, Ledger]:
+        if settings.pairs:
+            return encode_pairs(PreferenceReader(path), renderer, settings, progress=told)
+        return encode(ChatReader(path), renderer, settings, progress=told)
+
     if total < CACHED_ROWS:
-        return encode(rows, renderer, settings)
+        return encoded()
     cache = EncodedCache(runs_root() / ".cache" / "encoded")
     key = cache_key([(file.path, str(file.counts.sha256))], renderer, settings)
     stored = cache.load(key)
@@ -266,11 +311,24 @@ def _encode(
         return stored.encoded, stored.ledger
     if stored.broken:
         tell("note", text=stored.broken)
-    encoded, ledger = encode(rows, renderer, settings, progress=progress)
+    found, ledger = encoded(progress)
     with storage_errors(cache.directory):
-        cache.store(key, encoded, ledger)
+        cache.store(key, found, ledger)
         _forget_oldest(cache.directory)
-    return encoded, ledger
+    return found, ledger
+
+
+def _sequences(config: RunConfig) -> int:
+    """Of each row of a step."""
+    return 2 if config.objective.name == "dpo" else 1
+
+
+def _row_tokens(config: RunConfig, train: Encoded) -> NDArray[np.int64]:
+    """(rows) tokens that a row takes in a pass: of a pair both halves, for they go together."""
+    halves = train.lengths.reshape(-1, _sequences(config))
+    if config.training.packing is False:
+        return halves.max(axis=1) * halves.shape[1]
+    return halves.sum(axis=1)
 
 
 def _forget_oldest(folder: Path, keep: int = 8) -> None:
@@ -303,15 +361,16 @@ def _memory(
     if shape is None:
         return None
     training = config.training
-    longest = int(train.lengths.max())
+    rows = _row_tokens(config, train)
     dtype = config.model.dtype
     optimizer = training.optimizer
     assert dtype != "auto" and optimizer != "auto"
     wanted = training.micro_batch_tokens
     work = Workload(
         memory_bytes=here.memory_free,
-        longest_row=longest,
-        batch_tokens=int(np.sort(train.lengths)[-training.batch_size :].sum()),
+        longest_row=int(rows.max()),
+        batch_tokens=int(np.sort(rows)[-training.batch_size :].sum()),
+        sequences=_sequences(config),
         dtype=dtype,
         device=here.kind,
         checkpointing=training.gradient_checkpointing,
@@ -326,10 +385,16 @@ def _memory(
 
 
 def _plan(
-    config: RunConfig, train: Encoded, ledger: Ledger, memory: MemoryPlan | None, here: Device
+    config: RunConfig,
+    train: Encoded,
+    ledger: Ledger,
+    memory: MemoryPlan | None,
+    here: Device,
+    multiplier: float,
 ) -> Plan:
     training = config.training
-    per_epoch = -(-len(train) // training.batch_size)
+    rows = _row_tokens(config, train)
+    per_epoch = -(-len(rows) // training.batch_size)
     steps = total_steps(training.num_epochs, per_epoch, training.max_steps)
     if training.micro_batch_tokens != "auto":
         tokens = training.micro_batch_tokens
@@ -342,9 +407,11 @@ def _plan(
         steps=steps,
         steps_per_epoch=per_epoch,
         learning_rate=training.learning_rate,
+        learning_rate_multiplier=multiplier,
         tokens_per_epoch=ledger.tokens,
         trained_tokens_per_epoch=ledger.trained_tokens,
-        micro_batch_tokens=max(tokens, int(train.lengths.max())),
+        reference_tokens=ledger.tokens if config.objective.name == "dpo" else 0,
+        micro_batch_tokens=max(tokens, int(rows.max())),
         checkpointed_layers=memory.checkpointed_layers if memory else 0,
         dtype=config.model.dtype,
     )
@@ -438,11 +505,19 @@ def _decisive(config: RunConfig) -> dict[str, Any]:
     }
 
 
+_ADDED_LATER = {
+    "training.learning_rate_multiplier": 1.0,
+    "objective.name": "sft",
+    "objective.beta": 0.1,
+}
+"""Settings that records of older runs lack, with what those runs did."""
+
+
 def changed_since(record: dict[str, Any], gate: Gate) -> list[Fault]:
     """How data, settings and base differ from what a run was started with (T6)."""
     faults = []
     for name, new in _decisive(gate.config).items():
-        old = record["settings"].get(name)
+        old = record["settings"].get(name, _ADDED_LATER.get(name))
         if old != new:
             faults.append(
                 Fault(

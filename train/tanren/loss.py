@@ -8,10 +8,15 @@ and the gradient is made in the forward pass while a chunk's probabilities are a
     d loss / d h_i = W^T (softmax(W h_i) - onehot(y_i))
 
 so nothing of size (tokens, vocab) survives a chunk and nothing is computed twice.
+
+Where a position's weight in the loss is known only after the forward pass, as in preference
+optimisation, `linear_log_probs` gives each position's own value: d / d h_i is kept without its
+weight and multiplied in the backward pass.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -136,3 +141,92 @@ def _forward(
     ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)  # type: ignore[arg-type]
     ctx.mark_non_differentiable(correct)
     return total * scale, correct
+
+
+class LogProbs(NamedTuple):
+    """Of each labelled position."""
+
+    values: Tensor  # (n) float32, with gradient: log-probability of the target in nats
+    correct: Tensor  # (n) bool: the target is the most likely token
+
+
+def linear_log_probs(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    bias: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+    chunk: int | None = None,
+) -> LogProbs:
+    """Log-probabilities of `targets` under `hidden @ weight.T + bias`; arguments as above."""
+    size = chunk or chunk_length(weight.shape[0])
+    return LogProbs(
+        *_LinearLogProbs.apply(hidden, weight, bias, targets, size, dtype or weight.dtype)
+    )
+
+
+class _LinearLogProbs(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        chunk: int,
+        dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor]:
+        values = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+        correct = torch.empty(len(targets), dtype=torch.bool, device=hidden.device)
+        kept = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        with torch.autocast(hidden.device.type, enabled=False):
+            head = weight.to(dtype)
+            for part, log_probs in _chunks(hidden, head, bias, chunk):
+                wanted = targets[part].unsqueeze(1)
+                values[part] = log_probs.gather(1, wanted).squeeze(1)
+                correct[part] = log_probs.argmax(dim=1) == wanted.squeeze(1)
+                if kept is not None:
+                    kept[part] = torch.mm(_one_minus(log_probs, wanted).to(dtype), head)
+        ctx.mark_non_differentiable(correct)
+        ctx.chunk, ctx.dtype = chunk, dtype
+        ctx.save_for_backward(hidden, weight, bias, targets, kept)
+        return values, correct
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, targets, kept = ctx.saved_tensors
+        each = grads[0].unsqueeze(1)
+        of_hidden = kept.mul(each.to(kept.dtype)) if kept is not None else None
+        of_weight = of_bias = None
+        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:  # only where the head is trained
+            of_weight = torch.zeros_like(weight, dtype=torch.float32)
+            of_bias = torch.zeros(weight.shape[0], device=weight.device)
+            with torch.autocast(hidden.device.type, enabled=False):
+                for part, log_probs in _chunks(hidden, weight.to(ctx.dtype), bias, ctx.chunk):
+                    change = _one_minus(log_probs, targets[part].unsqueeze(1)).mul_(each[part])
+                    of_bias += change.sum(dim=0)
+                    rows = hidden[part].to(ctx.dtype)
+                    of_weight += torch.mm(change.to(ctx.dtype).t(), rows).float()
+            of_weight = of_weight.to(weight.dtype) if ctx.needs_input_grad[1] else None
+            of_bias = of_bias.to(weight.dtype) if ctx.needs_input_grad[2] else None
+        return of_hidden, of_weight, of_bias, None, None, None
+
+
+def _chunks(
+    hidden: Tensor, head: Tensor, bias: Tensor | None, chunk: int
+) -> Iterator[tuple[slice, Tensor]]:
+    """(positions, their log-probabilities over the vocabulary, float32)."""
+    for start in range(0, hidden.shape[0], chunk):
+        part = slice(start, start + chunk)
+        logits = torch.mm(hidden[part].to(head.dtype), head.t()).float()
+        if bias is not None:
+            logits += bias.float()
+        yield part, logits.sub_(logits.logsumexp(dim=1, keepdim=True))
+
+
+def _one_minus(log_probs: Tensor, wanted: Tensor) -> Tensor:
+    """onehot(y) - softmax, in the place of `log_probs`: d log p(y) / d logits."""
+    change = log_probs.exp_().neg_()
+    ones = torch.ones_like(wanted, dtype=change.dtype)
+    return change.scatter_add_(1, wanted, ones)

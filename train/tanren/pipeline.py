@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import time
-import traceback
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +15,20 @@ from torch import nn
 from tanren import adapter as adapters
 from tanren import attention, environment
 from tanren import model as models
-from tanren.artefact import save_artefact
+from tanren.artefact import CheckpointWeights, save_artefact
 from tanren.batches import Row, assemble, plan
+from tanren.checkpoint import trained_weights
 from tanren.config import RunConfig
 from tanren.costs import Costs
 from tanren.energy import energy_counter, no_counter
-from tanren.errors import Fault, Interrupted, OutOfMemoryError, RunError, TanrenError, WorkError
+from tanren.errors import Fault, Interrupted, OutOfMemoryError, RunError, WorkError
 from tanren.estimate import idle_parameters, model_flops_per_token
 from tanren.evaluate.samples import Sample, answer_samples, choose_samples
 from tanren.evaluate.while_training import AnswerMetrics
 from tanren.gate import Gate, changed_since, examine
 from tanren.methods import Full
+from tanren.preference.reference import references
+from tanren.preference.trainer import PreferenceTrainer
 from tanren.proof import prove, reference, require
 from tanren.rundir import (
     COMPLETE,
@@ -36,14 +36,15 @@ from tanren.rundir import (
     missing_files,
     new_run_path,
     read_json,
+    storage_errors,
     write_json,
 )
-from tanren.sft import Step, Trainer
+from tanren.sft import Trainer
+from tanren.stepwise import Step, Stepwise
+from tanren.telling import Observer, Teller
 from tanren.tracking import keep_inside
 from tanren.verdict import evaluations, judge
 from tanren.watch import Watch, interrupted_by_sigterm, stop_on_signals
-
-Observer = Callable[[dict[str, Any]], None]
 
 ISOLATION_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 PROOF_ROWS = 4
@@ -60,46 +61,6 @@ def start(config: RunConfig, out: Path | None = None) -> RunDirectory:
     run = RunDirectory.create(out or new_run_path(f"{stem}-{config.method.name}"), config)
     environment.everyone_gets(str(run.path))
     return run
-
-
-@dataclass
-class Teller:
-    """Writes each event to the run and hands it to the observer; silent on all processes but the
-    first.
-    """
-
-    run: RunDirectory
-    observer: Observer | None
-    active: bool
-    stages: dict[str, float] = field(default_factory=dict)
-    _stage: tuple[str, float] | None = None
-
-    def __call__(self, event: str, /, **fields: Any) -> None:
-        if event == "stage":
-            self._count(fields["name"])
-        if not self.active:
-            return
-        if event != "progress":  # of the moment only
-            self.run.event(event, **fields)
-        if self.observer is not None:
-            self.observer({"event": event, **fields})
-
-    def _count(self, name: str) -> None:
-        now = time.monotonic()
-        if self._stage is not None:
-            before, since = self._stage
-            self.stages[before] = round(self.stages.get(before, 0.0) + now - since, 3)
-        self._stage = (name, now)
-
-    @property
-    def stage(self) -> str:
-        return self._stage[0] if self._stage else "start"
-
-    def seconds(self) -> dict[str, float]:
-        """Seconds of every stage so far."""
-        if self._stage is not None:
-            self._count(self._stage[0])
-        return {**self.stages, "all": round(sum(self.stages.values()), 3)}
 
 
 def execute(
@@ -122,7 +83,7 @@ def execute(
     gc.freeze()  # the libraries' million objects stay: looking through them takes half a second
     tell = Teller(run, observer, active=rank == 0)
     claim = run.claim() if rank == 0 else contextlib.nullcontext()
-    with claim, interrupted_by_sigterm():
+    with claim, tell.reserved(), interrupted_by_sigterm():
         try:
             if until_step is not None and run.has_reached(until_step):
                 return _paused(run, until_step)
@@ -143,15 +104,11 @@ def execute(
             tell("refused", error=error.message, faults=[f.as_dict() for f in error.faults])
             raise
         except torch.OutOfMemoryError as error:
-            tell(
-                "failed", error="out of memory", kind="OutOfMemoryError", faults=[], traceback=None
-            )
-            raise _too_little_memory(tell, error) from error
+            ours = _too_little_memory(tell, error)
+            tell.failed(ours)
+            raise ours from error
         except BaseException as error:
-            faults = [f.as_dict() for f in error.faults] if isinstance(error, TanrenError) else []
-            message = error.message if isinstance(error, TanrenError) else repr(error)
-            trace = None if isinstance(error, TanrenError) else traceback.format_exc()
-            tell("failed", error=message, kind=type(error).__name__, faults=faults, traceback=trace)
+            tell.failed(error)
             raise
         finally:
             gc.unfreeze()
@@ -232,6 +189,7 @@ def _execute(
         "state": "succeeded",
         "model": gate.source.name,
         "method": gate.config.method.name,
+        "objective": gate.config.objective.name,
         **summary,
         "artefact": str(folder),
         "proof": proof,
@@ -345,14 +303,17 @@ def _trainer(
     base: Any,
     world: int,
     answer_metrics: AnswerMetrics | None,
-) -> tuple[Trainer, Watch]:
+) -> tuple[Stepwise, Watch]:
     config = gate.config
     initial = run.path / "initial_adapter"
     model = adapters.add_adapter(base, gate.source, config.method, seed=config.seed)
     pad_id = int(base.generation_config.pad_token_id)
     adapters.initialise_from_data(model, config.method, _first_passes(gate, pad_id))
+    if config.model.adapter is not None:
+        adapters.go_on_from(model, config.method, Path(config.model.adapter))
     if tell.active:
-        adapters.save_initial(model, config.method, initial)
+        with storage_errors(initial):
+            adapters.save_initial(model, config.method, initial)
     environment.everyone_waits()
     models.recompute_layers(base, gate.plan.checkpointed_layers)
     watch = Watch(
@@ -361,7 +322,8 @@ def _trainer(
         flops_per_token=_flops_per_token(gate, model),
         peak_flops=gate.device.peak_flops * world if gate.device.peak_flops else None,
     )
-    trainer = Trainer(
+    kind = PreferenceTrainer if config.objective.name == "dpo" else Trainer
+    trainer = kind(
         model=model,
         tokenizer=gate.tokenizer,
         method=config.method,
@@ -374,16 +336,25 @@ def _trainer(
         dtype=getattr(torch, gate.plan.dtype),
         on_cpu=models.device().type == "cpu",
         tell=tell,
-        save_weights=lambda folder: adapters.save_adapter(model, folder),
+        save_weights=CheckpointWeights(run, model, gate, initial=_initial(run, gate)),
         answer_metrics=answer_metrics,
         costs=Costs(energy_counter(models.device()) if world == 1 else no_counter),
         callbacks=[watch],
     )
     watch.trainer = trainer
     _prove_step(tell, gate, trainer)
+    if isinstance(trainer, PreferenceTrainer):
+        _ask_reference(tell, gate, trainer)
     if models.device().type == "cuda":
-        trainer.probe(_longest_rows(gate))
+        trainer.probe(_longest_rows(gate, trainer))
     return trainer, watch
+
+
+def _ask_reference(tell: Teller, gate: Gate, trainer: PreferenceTrainer) -> None:
+    """What every answer is compared with, before anything is trained."""
+    files = [gate.train, *([gate.validation] if gate.validation is not None else [])]
+    tell("stage", name="reference", text="log-probabilities of all answers before training")
+    trainer.use(references(trainer, files, base=gate.source.fingerprint), gate.train)
 
 
 def _first_passes(gate: Gate, pad_id: int, rows: int = 64) -> Iterator[dict[str, Any]]:
@@ -418,7 +389,7 @@ def _multiplied(gate: Gate, model: nn.Module) -> int | None:
     return trained - idle_parameters(gate.shape, method.rank, method.target_parameters)
 
 
-def _prove_step(tell: Teller, gate: Gate, trainer: Trainer) -> None:
+def _prove_step(tell: Teller, gate: Gate, trainer: Stepwise) -> None:
     """Show on the loaded model that our loss is its loss and that rows laid side by side stay apart
     (T16).
     """
@@ -443,10 +414,10 @@ def _prove_step(tell: Teller, gate: Gate, trainer: Trainer) -> None:
         tell("note", text=f"packing is off: rows side by side move each other by {moved:.1e}")
 
 
-def _longest_rows(gate: Gate) -> list[Row]:
+def _longest_rows(gate: Gate, trainer: Stepwise) -> list[Any]:
     """The heaviest step there could be: as many of the longest rows as a step has."""
-    longest = np.argsort(gate.train.lengths)[-gate.config.training.batch_size :]
-    return [Row.of(*gate.train.row(int(i))) for i in longest]
+    longest = np.argsort(gate.row_tokens)[-gate.config.training.batch_size :]
+    return [trainer.step_loader.dataset[int(i)] for i in longest]
 
 
 def _short_rows(gate: Gate, tokens: int = 64) -> list[Row]:
@@ -464,7 +435,7 @@ def _resume_command(run: RunDirectory) -> str:
     return f"tanren train --resume {run.path}"
 
 
-def _stop_if_asked(run: RunDirectory, trainer: Trainer) -> None:
+def _stop_if_asked(run: RunDirectory, trainer: Stepwise) -> None:
     if trainer.stop_requested is None or trainer.state.global_step >= trainer.state.max_steps:
         return
     step = trainer.state.global_step
@@ -475,11 +446,11 @@ def _stop_if_asked(run: RunDirectory, trainer: Trainer) -> None:
     )
 
 
-def _is_over(trainer: Trainer) -> bool:
+def _is_over(trainer: Stepwise) -> bool:
     return trainer.stopped_early or trainer.state.global_step >= trainer.state.max_steps
 
 
-def _pause(run: RunDirectory, tell: Teller, trainer: Trainer) -> dict[str, Any]:
+def _pause(run: RunDirectory, tell: Teller, trainer: Stepwise) -> dict[str, Any]:
     """The end of a run that was to go no further for now."""
     step = trainer.state.global_step
     message, command = f"paused at step {step} as asked", _resume_command(run)
@@ -499,7 +470,7 @@ def _paused(run: RunDirectory, step: int) -> dict[str, Any]:
     }
 
 
-def _load_best(run: RunDirectory, trainer: Trainer, config: RunConfig) -> dict[str, Any] | None:
+def _load_best(run: RunDirectory, trainer: Stepwise, config: RunConfig) -> dict[str, Any] | None:
     """With validation, the best evaluation's weights become the result."""
     history = evaluations(trainer.state, config.evaluation.metric)
     if not history:
@@ -508,7 +479,7 @@ def _load_best(run: RunDirectory, trainer: Trainer, config: RunConfig) -> dict[s
     folder = run.checkpoints / "best"
     if config.evaluation.keep_best and step != trainer.state.global_step:
         _require_step(folder, step)
-        adapters.load_weights(trainer.network, folder)
+        adapters.load_weights(trainer.network, trained_weights(folder))
     return {"step": step, config.evaluation.metric: value, "kept": config.evaluation.keep_best}
 
 
@@ -540,7 +511,7 @@ def _initial(run: RunDirectory, gate: Gate) -> Path | None:
 
 
 def _summary(
-    trainer: Trainer, watch: Watch, gate: Gate, best: dict[str, Any] | None
+    trainer: Stepwise, watch: Watch, gate: Gate, best: dict[str, Any] | None
 ) -> dict[str, Any]:
     losses = [e["loss"] for e in trainer.state.log_history if "loss" in e]
     found = adapters.coverage(trainer.network)
@@ -553,6 +524,7 @@ def _summary(
         "evaluations": _evaluated(trainer, best),
         "rows": gate.train_ledger.trained_rows,
         "tokens": trainer.tokens_seen,
+        "trained_tokens": _trained_tokens(trainer, gate),
         "trained_parameters": found.trained,
         "all_parameters": found.total,
         "optimizer_groups": [group.as_dict() for group in trainer.groups],
@@ -564,18 +536,33 @@ def _summary(
     }
 
 
-def _epochs(trainer: Trainer) -> int:
+def _trained_tokens(trainer: Stepwise, gate: Gate) -> int:
+    """Tokens of the rows as often as each was seen, a row counting once: the sum of min(length,
+    limit) over the rows times the epochs that were made.
+
+    `tokens`, all that went through the model, differs where a template rewrites earlier turns: then
+    a row is several sequences, each with the same beginning.
+    """
+    if gate.config.objective.name == "dpo":  # a row is its prompt with each of the two answers
+        return trainer.tokens_seen
+    whole, rows = int(gate.train.lengths.sum()), gate.train.row_tokens
+    return trainer.tokens_seen if rows == whole else round(trainer.tokens_seen * rows / whole)
+
+
+def _epochs(trainer: Stepwise) -> int:
     """Passes over the rows that the run begins, whether it ends early or not."""
     return -(-trainer.args.max_steps // len(trainer.step_loader))
 
 
-def _evaluated(trainer: Trainer, best: dict[str, Any] | None) -> dict[str, Any] | None:
+def _evaluated(trainer: Stepwise, best: dict[str, Any] | None) -> dict[str, Any] | None:
     """What the first, the best and the last evaluation measured. `seconds`: what all of them took
     that this process did (a resumed run has earlier ones).
     """
     if best is None:
         return None
-    names = ("loss", "token_accuracy", *trainer.run_config.evaluation.metrics)
+    config = trainer.run_config
+    rewards = ("reward_accuracy", "reward_margin") if config.objective.name == "dpo" else ()
+    names = ("loss", "token_accuracy", *rewards, *config.evaluation.metrics)
     values = {name: dict(evaluations(trainer.state, name)) for name in names}
     steps = list(values["loss"])
     chosen = {"first": steps[0], "best": best["step"], "last": steps[-1]}
@@ -593,7 +580,7 @@ def _prove_and_answer(
     run: RunDirectory,
     tell: Teller,
     gate: Gate,
-    trainer: Trainer,
+    trainer: Stepwise,
     folder: Path,
     samples: list[Sample],
 ) -> tuple[dict[str, Any], list[Any]]:

@@ -46,7 +46,7 @@ they stand here because settings are checked without loading them. A test holds 
 """
 
 HIGHER_IS_BETTER: Mapping[str, bool | None] = MappingProxyType(
-    {"loss": False, "token_accuracy": True, **ANSWER_METRICS}
+    {"loss": False, "token_accuracy": True, "reward_accuracy": True, **ANSWER_METRICS}
 )
 """All that an evaluation can be judged by."""
 

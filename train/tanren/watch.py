@@ -25,9 +25,12 @@ from tanren.rundir import staged_folder
 from tanren.verdict import evaluations, judge
 
 if TYPE_CHECKING:
-    from tanren.sft import Trainer
+    from tanren.stepwise import Stepwise
 
 Tell = Callable[..., None]
+
+REWARDS = ("rewards_chosen", "rewards_rejected", "reward_accuracy", "reward_margin")
+"""What preference optimisation measures besides."""
 
 
 class Watch(TrainerCallback):
@@ -45,7 +48,7 @@ class Watch(TrainerCallback):
         self.evaluation = evaluation
         self.flops_per_token = flops_per_token
         self.peak_flops = peak_flops
-        self.trainer: Trainer | None = None
+        self.trainer: Stepwise | None = None
         self._elapsed_before = 0.0
         self._tokens_before = 0
         self._step_before = 0
@@ -118,6 +121,8 @@ class Watch(TrainerCallback):
             steps=state.max_steps,
             epoch=round(float(state.epoch or 0), 4),
             loss=logs["loss"],
+            token_accuracy=logs["token_accuracy"],
+            **{name: logs[name] for name in REWARDS if name in logs},
             learning_rate=logs["learning_rate"],
             grad_norm=logs.get("grad_norm"),
             tokens=self.trainer.tokens_seen,
@@ -126,6 +131,7 @@ class Watch(TrainerCallback):
             mfu=self._mfu(rate),
             eta_seconds=round(self._seconds_per_step * (state.max_steps - state.global_step), 1),
             memory_bytes=costs.peak_memory_bytes,
+            evaluation_follows=control.should_evaluate,
         )
 
     def _mfu(self, tokens_per_second: float) -> float | None:
@@ -168,6 +174,7 @@ class Watch(TrainerCallback):
             train_seconds=self.trainer.costs.train_seconds,
             loss=metrics["eval_loss"],
             token_accuracy=metrics["eval_token_accuracy"],
+            **{name: metrics[f"eval_{name}"] for name in REWARDS if f"eval_{name}" in metrics},
             best=is_best,
             best_step=best_step,
             evaluations_since_best=waited,
@@ -246,7 +253,7 @@ def interrupted_by_sigterm() -> Iterator[None]:
 
 
 @contextmanager
-def stop_on_signals(trainer: Trainer) -> Iterator[None]:
+def stop_on_signals(trainer: Stepwise) -> Iterator[None]:
     """Ctrl-C and SIGTERM ask for a checkpoint and an orderly end; asked twice, they end at once."""
 
     def ask(number: int, frame: FrameType | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from tanren.chat.example import Example
@@ -54,14 +55,11 @@ def _read_with_tools(
 ) -> Example | list[Fault]:
     ignored = tuple(key for key in row if key in IGNORED_KEYS)
     _check_keys(row, findings)
-    parallel = _parallel_tool_calls(row.get("parallel_tool_calls"), findings)
+    parallel = parallel_tool_calls(row.get("parallel_tool_calls"), findings)
     tools = read_tools(row, findings)
-    names = frozenset(
-        name for tool in tools if isinstance(name := tool["function"].get("name"), str)
-    )
-    messages = read_messages(row["messages"], names, findings)
+    messages = read_messages(row["messages"], tool_names(tools), findings)
     if parallel is False:
-        _warn_of_parallel_calls(messages, findings)
+        warn_of_parallel_calls(messages, findings)
     if findings.faults:
         return findings.faults
     return Example(source, line, messages, tools, parallel, tuple(findings.warnings), ignored)
@@ -78,7 +76,13 @@ def _check_keys(row: dict[str, Any], findings: Findings) -> None:
         findings.unknown_key("", key, _KEYS, remedy)
 
 
-def _parallel_tool_calls(value: object, findings: Findings) -> bool | None:
+def tool_names(tools: Iterable[dict[str, Any]]) -> frozenset[str]:
+    return frozenset(
+        name for tool in tools if isinstance(name := tool["function"].get("name"), str)
+    )
+
+
+def parallel_tool_calls(value: object, findings: Findings) -> bool | None:
     if value is None or isinstance(value, bool):
         return value
     findings.fault(
@@ -87,7 +91,7 @@ def _parallel_tool_calls(value: object, findings: Findings) -> bool | None:
     return None
 
 
-def _warn_of_parallel_calls(messages: tuple[dict[str, Any], ...], findings: Findings) -> None:
+def warn_of_parallel_calls(messages: tuple[dict[str, Any], ...], findings: Findings) -> None:
     for index, message in enumerate(messages):
         count = len(message.get("tool_calls", ()))
         if count > 1:

@@ -82,6 +82,7 @@ REQUEST_OPTIONS = frozenset(
 )
 
 _CHAT_ROW = 'an object with "messages"'
+_PREFERENCE_ROW = 'an object with "input", "preferred_output" and "non_preferred_output"'
 
 # Two keys that together mean "asked" and "answered".
 _PAIRS = (
@@ -141,13 +142,32 @@ def without_messages(row: dict[str, Any]) -> tuple[str, str, str]:
         )
     if _is_preference(row):
         remedy = (
-            "this is a preference pair (DPO): keep the preferred answer as an assistant message"
+            "this is a preference pair (DPO): train it with objective=dpo, or keep the preferred "
+            "answer as an assistant message"
         )
         return found, _CHAT_ROW, remedy
     for asked, answered, name in _PAIRS:
         if asked in row and answered in row:
             return found, _CHAT_ROW, _pair_remedy(row, asked, answered, name)
     return found, _CHAT_ROW, _other_remedy(row)
+
+
+def not_a_preference(row: object) -> tuple[str, str, str]:
+    """Found, expected, remedy for a line that is no preference row, by what it looks like."""
+    remedy = (
+        'write {"input": {"messages": [...]}, "preferred_output": [...], '
+        '"non_preferred_output": [...]}'
+    )
+    if not isinstance(row, dict):
+        return not_an_object(row)[0], _PREFERENCE_ROW, remedy
+    if "messages" in row:
+        remedy = "this is a chat row with one answer: train it with objective=sft, or " + remedy
+    elif {"chosen", "rejected"} <= row.keys():
+        remedy = (
+            'rename "prompt" to "input": {"messages": [...]}, "chosen" to "preferred_output" and '
+            '"rejected" to "non_preferred_output", each answer a list of one assistant message'
+        )
+    return keys_shown(row) if row else "an empty object", _PREFERENCE_ROW, remedy
 
 
 def _conversation_remedy(turns: object, name: str) -> str:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from tanren.config import RunConfig
 
 
+# What says without a model that the file holds preference lines.
+_PREFERENCES = ("objective=dpo", "objective.name=dpo")
+
+
 def check(
     context: typer.Context,
     items: Items = None,
@@ -49,6 +53,7 @@ def check(
     tanren check chats.jsonl --model Qwen/Qwen3-8B --method qlora --measure
     tanren check chats.jsonl --model Qwen/Qwen3-0.6B method.rank=32
     tanren check config.yaml
+    tanren check preferences.jsonl objective=dpo
     """
     output = of(context)
     output.max_faults = max_faults
@@ -68,7 +73,7 @@ def _has_model(items: ReadItems, flags: Flags) -> bool:
 
 def _check_data(output: Output, items: ReadItems, flags: Flags, measure: bool) -> None:
     """The survey of the files alone. What needs a model and was asked for is a mistake."""
-    asked = [f"`{override}`" for override in items.overrides]
+    asked = [f"`{override}`" for override in items.overrides if override not in _PREFERENCES]
     asked += ["--measure"] if measure else []
     asked += ["--method"] if flags.method is not None else []
     if asked:
@@ -82,7 +87,12 @@ def _check_data(output: Output, items: ReadItems, flags: Flags, measure: bool) -
 
     against = Path(flags.validation) if flags.validation is not None else None
     with reading(output.errors) as on_progress:
-        found = survey(items.source, against=against, on_progress=on_progress)
+        found = survey(
+            items.source,
+            against=against,
+            preferences=any(override in _PREFERENCES for override in items.overrides),
+            on_progress=on_progress,
+        )
     summary = found.as_dict()
     if found.fault_count and not output.json:
         show_survey(output.console, summary)

@@ -19,7 +19,8 @@ def describe(event: Event) -> str:
 
 def step_words(event: Event) -> list[str]:
     """What a step says besides its number and loss; figures that are not known are left out."""
-    words = [f"learning rate {number(event.get('learning_rate'), '.3g')}"]
+    words = reward_words(event)
+    words.append(f"learning rate {number(event.get('learning_rate'), '.3g')}")
     if event.get("tokens_per_second") is not None:
         words.append(f"{number(event.get('tokens_per_second'), ',.0f')} tokens/s")
     if event.get("mfu") is not None:
@@ -29,6 +30,16 @@ def step_words(event: Event) -> list[str]:
     if event.get("memory_bytes") is not None:
         words.append(f"memory {size(event.get('memory_bytes'))}")
     return words
+
+
+def reward_words(event: Event) -> list[str]:
+    """What preference optimisation says besides the loss."""
+    if event.get("reward_margin") is None:
+        return []
+    return [
+        f"margin {number(event.get('reward_margin'), '.3f')}",
+        f"preferred {number(event.get('reward_accuracy'), '.0%')}",
+    ]
 
 
 def _step(event: Event) -> str:
@@ -78,7 +89,7 @@ def _evaluation(event: Event) -> str:
     line = f"validation at step {event.get('step')}: loss {number(event.get('loss'))}"
     if event.get("token_accuracy") is not None:
         line += f", token accuracy {number(event.get('token_accuracy'), '.1%')}"
-    words = [line, *metric_words(event.get("metrics"))]
+    words = [line, *reward_words(event), *metric_words(event.get("metrics"))]
     best = "best so far" if event.get("best") is True else f"best was step {event.get('best_step')}"
     if event.get("metric", "loss") != "loss":
         best += f" by {event.get('metric')}"

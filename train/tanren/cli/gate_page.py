@@ -38,7 +38,7 @@ def show_gate(console: Console, summary: Summary, preview: Sequence[Pieces] = ()
     _memory(console, summary["memory"], summary["device"])
     _plan(console, summary)
     _serving(console, summary["serving"])
-    show_preview(console, preview)
+    show_preview(console, preview, pairs=at(summary, "objective", "name") == "dpo")
     if summary["warnings"]:
         console.print()
         show_warnings(console, summary["warnings"])
@@ -139,12 +139,13 @@ def _plan(console: Console, summary: Summary) -> None:
     pairs: list[tuple[str, object]] = [
         ("model", summary["model"]["name"]),
         ("method", _method(method)),
+        *_objective(summary.get("objective") or {}, plan),
         (
             "steps",
             f"{count(plan['steps'])} ({counted_epochs(epochs)}, {plan['steps_per_epoch']} each)",
         ),
         ("tokens per epoch", count(plan["tokens_per_epoch"])),
-        ("learning rate", _rates(plan["learning_rate"], method)),
+        ("learning rate", _rates(plan["learning_rate"], method) + _factor(plan)),
         ("tokens per pass", count(plan["micro_batch_tokens"])),
         ("computes in", plan["dtype"]),
     ]
@@ -223,16 +224,39 @@ def _rates(rate: float, method: Summary) -> str:
     return words if own is None else f"{words}, embeddings {number(own, '.3g')}"
 
 
-def show_preview(console: Console, preview: Sequence[Pieces]) -> None:
-    """The first rows as the model reads them; what is trained is coloured or between marks."""
+def _objective(objective: Summary, plan: Summary) -> list[tuple[str, object]]:
+    """What is trained where it is not simply answers."""
+    if objective.get("name") != "dpo":
+        return []
+    reference = f"{count(plan['reference_tokens'])} tokens once, forward alone"
+    words = f"dpo, beta {number(objective['beta'], 'g')}: two answers a row"
+    return [("objective", words), ("reference", reference)]
+
+
+def _factor(plan: Summary) -> str:
+    factor = plan.get("learning_rate_multiplier", 1.0)
+    if factor == 1.0:
+        return ""
+    return f", {factor:g} times {number(plan['learning_rate'] / factor, '.3g')}"
+
+
+def show_preview(console: Console, preview: Sequence[Pieces], *, pairs: bool = False) -> None:
+    """The first rows as the model reads them; what is trained is coloured or between marks.
+    `pairs`: each row is there twice, with its preferred answer and with the other.
+    """
     if not preview:
         return
     colours = console.is_terminal and console.color_system is not None and not console.no_color
     begin, end = ("", "") if colours else marks(ascii_only=console.options.ascii_only)
     how = "coloured" if colours else f"between {begin} and {end}"
-    heading(console, f"First {counted(len(preview), 'row')}: what is trained is {how}")
+    rows = len(preview) // 2 if pairs else len(preview)
+    what = "compared" if pairs else "trained"
+    heading(console, f"First {counted(rows, 'row')}: what is {what} is {how}")
     for index, pieces in enumerate(preview):
-        console.print(text(f"-- {index + 1} --", "dim"))
+        label = f"{index + 1}"
+        if pairs:
+            label = f"{index // 2 + 1} {'rejected' if index % 2 else 'preferred'}"
+        console.print(text(f"-- {label} --", "dim"))
         console.print(_coloured(pieces) if colours else _marked(pieces, begin, end))
 
 

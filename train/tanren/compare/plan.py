@@ -22,7 +22,7 @@ from tanren.compare.subsets import subset
 from tanren.config import RunConfig
 from tanren.encode import Encoded
 from tanren.environment import versions
-from tanren.errors import Fault, TanrenError, UserError
+from tanren.errors import ConfigError, Fault, TanrenError, UserError
 from tanren.gate import Gate, examine
 
 Tell = Callable[..., None]
@@ -52,7 +52,8 @@ class PlannedArm:
 
     def config(self, *, rate: float, seed: int, steps: int | None = None) -> RunConfig:
         """The settings of one run; `steps`: fewer than a whole run has (a trial)."""
-        training: dict[str, Any] = {"learning_rate": rate}
+        # the gate's rate has the factor in it, and rates that are searched are meant as they are
+        training: dict[str, Any] = {"learning_rate": rate, "learning_rate_multiplier": 1.0}
         if not self.own_order:
             training["data_seed"] = seed
         if steps is not None and steps < self.steps:
@@ -124,6 +125,9 @@ def _passed(
     variant: Variant, config: CompareConfig, shared: Shared, folder: ComparisonFolder
 ) -> _Passed:
     own = _fixed_date(variant.config, folder)
+    if own.objective.name != "sft":
+        remedy = "compare runs that learn answers; `tanren eval` compares finished runs of any kind"
+        raise ConfigError.of(Fault("objective.name", repr(own.objective.name), "'sft'", remedy))
     if variant.rows is not None:
         out = folder.rows_file(variant.rows, Path(own.data.train))
         subset(Path(own.data.train), variant.rows, seed=0, out=out)

@@ -1,16 +1,20 @@
-"""A chat-format file as a stream of examples and refused rows, counted while it is read once."""
+"""A file of chat or preference lines as a stream of rows and refused rows, counted while it is read
+once.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import BufferedReader, FileIO
 from pathlib import Path
+from typing import Generic, TypeVar
 
-from tanren.chat import Example, parse_line
+from tanren.chat import Example, Preference, parse_line, parse_preference
 from tanren.data.encoding import BROKEN_UTF8, Guess, encoding_fault, guess_encoding
 from tanren.data.files import (
     FileStamp,
@@ -25,6 +29,8 @@ from tanren.strict_json import quoted
 
 MAX_LINE_BYTES = 64 << 20
 """64 MiB. A longer line is no conversation, and reading it whole could take all memory."""
+
+RowT = TypeVar("RowT", Example, Preference)
 
 _SAMPLE_BYTES = 1 << 16
 _BOM = b"\xef\xbb\xbf"
@@ -69,7 +75,7 @@ def read_chat(path: Path, *, limit: int | None = None) -> Iterator[Example | Ref
     return iter(ChatReader(path, limit=limit))
 
 
-class ChatReader:
+class LineReader(ABC, Generic[RowT]):
     """Streams one file. `counts` is true at every moment of the iteration and final after it.
 
     BOM, CRLF, blank lines and a missing last newline are accepted. DataError is raised for what is
@@ -77,6 +83,10 @@ class ChatReader:
     table, UTF-16), where it is met (another encoding, a line beyond 64 MiB), or at the end (nothing
     but blank lines, changed while it was read).
     """
+
+    @abstractmethod
+    def _parsed(self, text: str, line: int) -> RowT | list[Fault]:
+        """The row on a line, or all its faults."""
 
     def __init__(self, path: Path, *, limit: int | None = None) -> None:
         """`limit` ends the iteration after that many rows, usable or not."""
@@ -86,7 +96,7 @@ class ChatReader:
         self._limit = limit
         self._has_utf8 = False  # a line beyond ASCII was UTF-8, so damage is that of single rows
 
-    def __iter__(self) -> Iterator[Example | Refused]:
+    def __iter__(self) -> Iterator[RowT | Refused]:
         """Starts at the first byte again, with fresh counts."""
         self.counts = counts = FileCounts()
         self._has_utf8 = False
@@ -101,9 +111,7 @@ class ChatReader:
                 ensure_unchanged(self.path, stamp)
             self._refuse_blank(counts)
 
-    def _rows(
-        self, file: BufferedReader[FileIO], counts: FileCounts
-    ) -> Iterator[Example | Refused]:
+    def _rows(self, file: BufferedReader[FileIO], counts: FileCounts) -> Iterator[RowT | Refused]:
         digest = hashlib.sha256()
         rows = 0
         while rows != self._limit:
@@ -123,7 +131,7 @@ class ChatReader:
 
     def _row(
         self, raw: bytes, file: BufferedReader[FileIO], counts: FileCounts
-    ) -> Example | Refused | None:
+    ) -> RowT | Refused | None:
         """The row on one line, counted; None for a blank line."""
         if raw.startswith(_BOM):
             raw = raw[len(_BOM) :]
@@ -138,7 +146,7 @@ class ChatReader:
         if not text:
             counts.blank_lines += 1
             return None
-        parsed = parse_line(text, source=self.source, line=line)
+        parsed = self._parsed(text, line)
         if isinstance(parsed, list):
             if line == counts.blank_lines + 1:
                 self._refuse_one_document(text, line)
@@ -190,3 +198,17 @@ class ChatReader:
         found = f"a line of more than {MAX_LINE_BYTES >> 20} MiB, starting {quoted(start)}"
         remedy = "write one JSON object per line"
         return Fault(f"{self.source}:{line}", found, "one row per line", remedy)
+
+
+class ChatReader(LineReader[Example]):
+    """Of chat lines."""
+
+    def _parsed(self, text: str, line: int) -> Example | list[Fault]:
+        return parse_line(text, source=self.source, line=line)
+
+
+class PreferenceReader(LineReader[Preference]):
+    """Of preference lines."""
+
+    def _parsed(self, text: str, line: int) -> Preference | list[Fault]:
+        return parse_preference(text, source=self.source, line=line)

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tanren.chat import Example
+from tanren.chat import Example, Preference
 from tanren.data.duplicates import DuplicateFinder, DuplicateReport
-from tanren.data.read import ChatReader, FileCounts
+from tanren.data.read import ChatReader, FileCounts, PreferenceReader
 from tanren.errors import DataError, Fault
 
 MAX_FAULTS = 100_000
@@ -50,6 +50,7 @@ class Survey:
     train: FileSurvey
     validation: FileSurvey | None
     duplicates: DuplicateReport
+    preferences: bool = False
 
     @property
     def files(self) -> list[FileSurvey]:
@@ -70,7 +71,7 @@ class Survey:
     @property
     def warnings(self) -> list[str]:
         found = [text for file in self.files for text in file.warnings]
-        return found + _duplicate_warnings(self.duplicates)
+        return found + _duplicate_warnings(self.duplicates, self.preferences)
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -96,27 +97,40 @@ class Survey:
 
 
 def survey(
-    path: Path, *, against: Path | None = None, on_progress: Progress | None = None
+    path: Path,
+    *,
+    against: Path | None = None,
+    preferences: bool = False,
+    on_progress: Progress | None = None,
 ) -> Survey:
-    """Read `path`, and `against` as its validation file. Raises DataError for a file that is no
-    chat JSONL at all.
+    """Read `path`, and `against` as its validation file: chat lines or, with `preferences`,
+    preference lines. Raises DataError for a file that is no such JSONL at all.
+
+    Of preferences what repeats is looked for in prompts with their preferred answers.
     """
     finder = DuplicateFinder()
-    train = _read(path, finder.add_train, on_progress)
-    validation = _read(against, finder.add_validation, on_progress) if against is not None else None
-    return Survey(train, validation, finder.report())
+    reader = PreferenceReader if preferences else ChatReader
+    train = _read(reader(path), finder.add_train, on_progress)
+    validation = None
+    if against is not None:
+        validation = _read(reader(against), finder.add_validation, on_progress)
+    return Survey(train, validation, finder.report(), preferences)
 
 
-def _read(path: Path, add: Callable[[Example], None], on_progress: Progress | None) -> FileSurvey:
-    reader = ChatReader(path)
-    found = FileSurvey(str(path), reader.counts)
+def _read(
+    reader: ChatReader | PreferenceReader,
+    add: Callable[[Example], None],
+    on_progress: Progress | None,
+) -> FileSurvey:
+    found = FileSurvey(str(reader.path), reader.counts)
     warned: dict[str, list[str]] = {}
     for number, row in enumerate(reader):
-        if isinstance(row, Example):
-            _count(found, row)
+        if isinstance(row, Example | Preference):
+            example = row.preferred if isinstance(row, Preference) else row
+            _count(found, example, row)
             for warning in row.warnings:
                 warned.setdefault(f"{warning.found}; {warning.remedy}", []).append(warning.where)
-            add(row)
+            add(example)
         else:
             found.faults.extend(row.faults[: max(0, MAX_FAULTS - len(found.faults))])
         if on_progress is not None and number % 1000 == 0:
@@ -128,12 +142,22 @@ def _read(path: Path, add: Callable[[Example], None], on_progress: Progress | No
     return found
 
 
-def _count(found: FileSurvey, row: Example) -> None:
+def _count(found: FileSurvey, row: Example, whole: Example | Preference) -> None:
+    """`whole` is the row itself; of a preference `row` is the half with the preferred answer."""
     found.turns += sum(message["role"] == "assistant" for message in row.messages)
-    found.trained_turns += len(row.trained_turns)
+    if isinstance(whole, Preference):
+        found.turns += 1
+        found.trained_turns += 2
+        found.with_reasoning += not _reasons(row) and _reasons(whole.rejected)
+    else:
+        found.trained_turns += len(row.trained_turns)
     found.with_system += any(m["role"] in ("system", "developer") for m in row.messages)
     found.with_tools += bool(row.tools)
-    found.with_reasoning += any(
+    found.with_reasoning += _reasons(row)
+
+
+def _reasons(row: Example) -> bool:
+    return any(
         "reasoning_content" in m or "<think>" in m.get("content", "")
         for m in row.messages
         if m["role"] == "assistant"
@@ -149,8 +173,9 @@ def _file_warnings(found: FileSurvey, warned: dict[str, list[str]]) -> list[str]
     return warnings
 
 
-def _duplicate_warnings(report: DuplicateReport) -> list[str]:
+def _duplicate_warnings(report: DuplicateReport, preferences: bool) -> list[str]:
     said = []
+    compared = " (prompt and preferred answer)" if preferences else ""
     for name, finding in (
         ("rows repeat an earlier row word for word", report.train.identical),
         ("rows nearly repeat an earlier row", report.train.near),
@@ -161,7 +186,9 @@ def _duplicate_warnings(report: DuplicateReport) -> list[str]:
     ):
         if finding.count:
             first = finding.pairs[0]
-            said.append(f"{finding.count} {name}, first {first.second} (see {first.first})")
+            said.append(
+                f"{finding.count} {name}{compared}, first {first.second} (see {first.first})"
+            )
     if report.train.rows > report.train.near_rows:
         said.append(
             f"near repeats were looked for in the first {report.train.near_rows:,} of "

@@ -59,6 +59,13 @@ class Encoded:
         """(sequences) trained tokens of each; at least 1."""
         return np.add.reduceat(self.trained, self.offsets[:-1], dtype=np.int64)
 
+    @property
+    def row_tokens(self) -> int:
+        """Tokens of all rows, each row counting once: of a split row its longest sequence."""
+        places = np.stack([self.source_index, self.source_line])
+        starts = np.flatnonzero(np.any(np.diff(places, axis=1, prepend=-1), axis=0))
+        return int(np.maximum.reduceat(self.lengths, starts).sum()) if len(self) else 0
+
     def row(self, index: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """(input_ids, labels) of a sequence, each (length) int32; labels are ids or `IGNORED`.
 

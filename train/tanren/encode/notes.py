@@ -35,6 +35,11 @@ class RowNotes:
             ledger.left_out.add(where)
         self._book_reasoning(rendered, where)
 
+    def book_typed_tokens(self, example: Example, *, unless: Example) -> None:
+        """The other half of a row, where the half that is booked has no such text."""
+        if self._has_special_text(example) and not self._has_special_text(unless):
+            self._ledger.special_text.add(f"{example.source}:{example.line}")
+
     def _has_special_text(self, example: Example) -> bool:
         search = self._special_text.search
         return any(

@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -41,12 +41,14 @@ class EncodeSettings:
                       `model_max_length`
     train_on          train every reply whose weight is not 0, or only the last of them
     truncation        "end": longer rows keep their start; "refuse": longer rows are not trained
+    pairs             rows are preferences, each of them two sequences (`encode_pairs`)
     """
 
     model_max_length: int
     max_length: int | Literal["auto"] = "auto"
     train_on: TrainOn = "all"
     truncation: Literal["end", "refuse"] = "end"
+    pairs: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.limit <= self.model_max_length:
@@ -77,17 +79,11 @@ def encode(
     `examples` may hold refused rows too: they are booked with their faults. `progress` is called
     with the number of rows done so far. Rows keep their order; the rows themselves are not kept.
     """
-    encoder = _Encoder(renderer, settings)
-    rows = iter(examples)
-    while chunk := list(islice(rows, CHUNK_ROWS)):
-        encoder.add(chunk)
-        if progress is not None:
-            progress(encoder.ledger.source_rows)
-    return encoder.finish()
+    return Encoder(renderer, settings).encode(examples, progress)
 
 
 @dataclass(slots=True)
-class _Row:
+class Row:
     """A row on its way from texts to sequences."""
 
     example: Example
@@ -98,29 +94,41 @@ class _Row:
         return f"{self.example.source}:{self.example.line}"
 
 
-class _Encoder:
+class Encoder:
+    """Books every row in the ledger and its sequences in `Encoded`."""
+
     def __init__(self, renderer: ChatRenderer, settings: EncodeSettings) -> None:
         self.ledger = Ledger(template=renderer.facts.as_dict())
-        self._renderer = renderer
-        self._settings = settings
+        self.renderer = renderer
+        self.settings = settings
         self._spans = SpanTokens(renderer)
         self._notes = RowNotes(renderer, self.ledger)
         self._longest: list[tuple[int, int, str]] = []
         self._built = EncodedBuilder()
 
-    def add(self, chunk: list[Example | RefusedRow]) -> None:
-        rows = [row for item in chunk if (row := self._rendered(item)) is not None]
+    def encode(
+        self, items: Iterable[Any], progress: Callable[[int], None] | None
+    ) -> tuple[Encoded, Ledger]:
+        rows = iter(items)
+        while chunk := list(islice(rows, CHUNK_ROWS)):
+            self.add(chunk)
+            if progress is not None:
+                progress(self.ledger.source_rows)
+        return self.finish()
+
+    def add(self, chunk: list[Any]) -> None:
+        rows = [row for item in chunk if (row := self.rendered(item)) is not None]
         encodings = iter(self._encoded(rendered for row in rows for rendered in row.rendered))
         for row in rows:
             sequences = self._sequences(row, [next(encodings) for _ in row.rendered])
             if sequences is None:
                 self._refuse_joined(row)
             else:
-                self._book(row, sequences)
+                self.book(row, sequences)
         self._built.close_chunk()
 
     def finish(self) -> tuple[Encoded, Ledger]:
-        ledger, settings = self.ledger, self._settings
+        ledger, settings = self.ledger, self.settings
         encoded = self._built.encoded()
         ledger.sequences = len(encoded)
         ledger.tokens = len(encoded.input_ids)
@@ -134,13 +142,13 @@ class _Encoder:
         ledger.check()
         return encoded, ledger
 
-    def _rendered(self, item: Example | RefusedRow) -> _Row | None:
+    def rendered(self, item: Any) -> Row | None:
         self.ledger.source_rows += 1
         if not isinstance(item, Example):
             self.ledger.refuse("not valid", item.faults)
             return None
         try:
-            return _Row(item, self._renderer.turns(item, self._settings.train_on))
+            return Row(item, self.renderer.turns(item, self.settings.train_on))
         except UserError as error:
             reason = "chat template" if item.trained_turns else "no trained reply"
             self.ledger.refuse(reason, error.faults)
@@ -148,17 +156,17 @@ class _Encoder:
 
     def _encoded(self, rendered: Iterable[Rendered]) -> list[Encoding]:
         texts = [one.text for one in rendered]
-        backend = backend_of(self._renderer.tokenizer)
+        backend = backend_of(self.renderer.tokenizer)
         return backend.encode_batch(texts, add_special_tokens=False)
 
-    def _sequences(self, row: _Row, encodings: list[Encoding]) -> list[TokenSequence] | None:
+    def _sequences(self, row: Row, encodings: list[Encoding]) -> list[TokenSequence] | None:
         """The row's sequences; None where prompt and reply of one cannot be told apart."""
         found = [
             self._spans.sequence(encoding, rendered)
             for encoding, rendered in zip(encodings, row.rendered, strict=True)
         ]
         if None in found and len(row.rendered[0].prompts) > 1:
-            row.rendered = self._renderer.turns(row.example, self._settings.train_on, split=True)
+            row.rendered = self.renderer.turns(row.example, self.settings.train_on, split=True)
             return self._sequences(row, self._encoded(row.rendered))
         sequences: list[TokenSequence] = []
         for one, rendered, encoding in zip(found, row.rendered, encodings, strict=True):
@@ -170,15 +178,15 @@ class _Encoder:
             sequences.append(one)
         return sequences
 
-    def _book(self, row: _Row, sequences: list[TokenSequence]) -> None:
-        limit = self._settings.limit
+    def book(self, row: Row, sequences: list[TokenSequence]) -> None:
+        limit = self.settings.limit
         longest = max(len(sequence.ids) for sequence in sequences)
         self._remember_long(longest, row.where)
         if not any(sequence.spans for sequence in sequences):
             self._refuse_joined(row)
             return
-        kept = [sequence for sequence in sequences if sequence.trained_before(limit) > 0]
-        if longest > limit and (not kept or self._settings.truncation == "refuse"):
+        kept = self.kept(sequences)
+        if longest > limit and (not kept or self.settings.truncation == "refuse"):
             self._refuse_long(row, sequences, longest)
             return
         for sequence in kept:
@@ -189,9 +197,17 @@ class _Encoder:
             self._book_cut(row, sequences, limit)
         else:
             self.ledger.trained_whole += 1
+        self.note(row)
+
+    def note(self, row: Row) -> None:
         self._notes.book(row.example, row.rendered)
 
-    def _book_cut(self, row: _Row, sequences: list[TokenSequence], limit: int) -> None:
+    def kept(self, sequences: list[TokenSequence]) -> list[TokenSequence]:
+        """Those that still teach something within the limit; none: the row is refused."""
+        limit = self.settings.limit
+        return [sequence for sequence in sequences if sequence.trained_before(limit) > 0]
+
+    def _book_cut(self, row: Row, sequences: list[TokenSequence], limit: int) -> None:
         """Tokens of a row that is trained without its end. A dropped sequence is lost whole."""
         ledger = self.ledger
         ledger.trained_cut += 1
@@ -205,14 +221,14 @@ class _Encoder:
                 ledger.cut_replies += start < limit < end
                 ledger.lost_replies += start >= limit
 
-    def _refuse_long(self, row: _Row, sequences: list[TokenSequence], longest: int) -> None:
-        limit = self._settings.limit
+    def _refuse_long(self, row: Row, sequences: list[TokenSequence], longest: int) -> None:
+        limit = self.settings.limit
         first = 1 + min(start for sequence in sequences for start, _ in sequence.spans)
-        fits = longest <= self._settings.model_max_length
+        fits = longest <= self.settings.model_max_length
         remedy = (
             f"set data.max_length to {longest} or more"
             if fits
-            else f"shorten the row: the model's context is {self._settings.model_max_length} tokens"
+            else f"shorten the row: the model's context is {self.settings.model_max_length} tokens"
         )
         fault = Fault(
             where=row.where,
@@ -224,7 +240,7 @@ class _Encoder:
         )
         self.ledger.refuse("too long", [fault])
 
-    def _refuse_joined(self, row: _Row) -> None:
+    def _refuse_joined(self, row: Row) -> None:
         fault = Fault(
             where=row.where,
             found="a reply that the tokenizer joins with what stands before or behind it",

@@ -102,8 +102,9 @@ class Workload:
     """What is to be trained on what.
 
     `memory_bytes`: what this job may use, free memory rather than the card's size. `longest_row`:
-    tokens; a row is never split over passes. `batch_tokens`: tokens of one optimizer step.
-    `checkpointing`: True for all layers, False for none. `micro_batch_tokens`: None to choose.
+    tokens; a row is never split over passes, and `sequences` (two in a pair
+    of answers) share it. `batch_tokens`: tokens of one optimizer step. `checkpointing`: True for
+    all layers, False for none. `micro_batch_tokens`: None to choose.
     `attention` "sdpa" holds a mask, "eager" the whole score matrix, "varlen" neither. `grouped`:
     attention reads grouped keys and values as they are, instead of repeating them to every head.
     `packed`: rows lie side by side in one row of T tokens. `activations`: "eager" for plain torch
@@ -121,6 +122,7 @@ class Workload:
     attention: Literal["varlen", "sdpa", "eager"] = "sdpa"
     grouped: bool = False
     packed: bool = False
+    sequences: int = 1
     activations: Literal["eager", "eager_casts", "fused"] = "eager"
 
 

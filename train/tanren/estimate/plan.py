@@ -182,7 +182,8 @@ def _single_changes(
         yield f"Lower the rank (method.rank={rank})", replace(facts, rank=rank), work
     length = _longest_that_fits(shape, facts, work)
     if length:
-        yield f"Cut rows (data.max_length={length})", facts, _cut(work, length)
+        each = length // work.sequences
+        yield f"Cut rows (data.max_length={each})", facts, _cut(work, length)
 
 
 def _all_changes(shape: ModelShape, facts: MethodFacts, work: Workload) -> str:
@@ -195,7 +196,8 @@ def _all_changes(shape: ModelShape, facts: MethodFacts, work: Workload) -> str:
         return f"No single change is enough; {together} together fit."
     length = _longest_that_fits(shape, light, free)
     if length:
-        return f"No single change is enough; {together} fit with data.max_length={length}."
+        each = length // work.sequences
+        return f"No single change is enough; {together} fit with data.max_length={each}."
     weights = base_weight_bytes(shape, light, work.dtype)
     return (
         f"Even {together} do not fit with rows of {SHORTEST_ROW} tokens: the weights alone take "

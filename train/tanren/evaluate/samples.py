@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,9 @@ import numpy as np
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
-from tanren.chat import Example, render_ready
+from tanren.chat import Example, Preference, render_ready
 from tanren.config import EvaluationConfig, RunConfig
-from tanren.data.read import ChatReader
+from tanren.data.read import ChatReader, PreferenceReader
 from tanren.generate import Answer, Decoding, answer_all
 from tanren.template import ChatRenderer
 
@@ -35,15 +35,20 @@ def choose_samples(config: RunConfig, renderer: ChatRenderer, context: int) -> l
     if config.evaluation.samples == 0:
         return []
     path = Path(config.data.validation or config.data.train)
-    rows = [
-        row
-        for row in ChatReader(path, limit=1000)
-        if isinstance(row, Example) and not row.tools and row.trained_turns
-    ]
+    rows = [row for row in _examples(path, config) if not row.tools and row.trained_turns]
     count = min(config.evaluation.samples, len(rows))
     places = np.linspace(0, max(len(rows) - 1, 0), count).round().astype(int)
     samples = [_sample(rows[i]) for i in places]
     return [s for s in samples if len(renderer.prompt_ids(s.messages)) + 8 < context]
+
+
+def _examples(path: Path, config: RunConfig) -> Iterator[Example]:
+    """Of the first 1,000 rows; of a preference row its prompt with the preferred answer."""
+    if config.objective.name == "dpo":
+        pairs = PreferenceReader(path, limit=1000)
+        yield from (row.preferred for row in pairs if isinstance(row, Preference))
+    else:
+        yield from (row for row in ChatReader(path, limit=1000) if isinstance(row, Example))
 
 
 def _sample(row: Example) -> Sample:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tanren.artefact import CARD, Prompting
+from tanren.config import RunConfig
 from tanren.export.licence import Licence, languages_of, licence_of
 from tanren.methods import METHODS
 from tanren.rundir import RunDirectory, read_json
@@ -236,10 +237,17 @@ def _schedule(run: RunDirectory | None) -> Rows:
         ("Steps", number(result.get("steps"))),
         ("Epochs", number(result.get("epochs"))),
         ("Batch size", f"{training.batch_size} rows a step"),
-        ("Trained replies", "every one" if training.train_on == "all" else "the last of each row"),
+        ("Trained replies", _trained_replies(config)),
         ("Seed", f"{config.seed} (order of the rows: {order})"),
         ("Trained parameters", number(result.get("trained_parameters"))),
     )
+
+
+def _trained_replies(config: RunConfig) -> str:
+    if config.objective.name == "dpo":
+        beta = number(config.objective.beta)
+        return f"of each row the preferred one over the other (DPO, beta {beta})"
+    return "every one" if config.training.train_on == "all" else "the last of each row"
 
 
 def _layers(targets: object) -> str:

@@ -1,0 +1,1 @@
+"""Preference optimisation: of two answers to a prompt one becomes likelier than the other."""
