@@ -38,6 +38,8 @@ SECONDS = {
     "merge": 60,
     "export": 90,
     "answering": 60,
+    "serving": 90,
+    "preferences": 90,
     "methods": 120,
     "throughput": 170,
     "memory": 110,

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from gpu_checks import answering, exporting, numerics, speed, training
+from gpu_checks import answering, exporting, numerics, serving, speed, training
 from gpu_checks.lab import Lab, Row, Skipped
 
 SECTIONS: dict[str, Callable[[Lab], Iterator[Row]]] = {
@@ -30,6 +30,8 @@ SECTIONS: dict[str, Callable[[Lab], Iterator[Row]]] = {
     "merge": numerics.merge,
     "export": exporting.exporting,
     "answering": answering.answering,
+    "serving": serving.serving,
+    "preferences": serving.preferences,
     "methods": training.four_methods,
     "throughput": speed.throughput,
     "memory": training.memory,
