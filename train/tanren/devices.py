@@ -215,6 +215,14 @@ def _mps() -> Device:
 
 
 def _cpu() -> Device:
+    total, free = host_memory()
+    return Device("cpu", _cpu_name(), total, free, bf16=_cpu_multiplies_bf16())
+
+
+def host_memory() -> tuple[int, int]:
+    """Bytes of memory that this process may use at most, and that are free now: the machine's, or
+    its container's where that has less.
+    """
     import psutil
 
     memory = psutil.virtual_memory()
@@ -222,7 +230,7 @@ def _cpu() -> Device:
     limit, used = _container_memory()
     if limit is not None and limit < total:
         total, free = limit, min(free, max(0, limit - used))
-    return Device("cpu", _cpu_name(), total, free, bf16=_cpu_multiplies_bf16())
+    return total, free
 
 
 def _container_memory(root: Path = Path("/sys/fs/cgroup")) -> tuple[int | None, int]:

@@ -80,21 +80,44 @@ def run_to_end(
     """
     stop = stop or Stop()
     began = time.monotonic()
-    while (owner := run.owner()) is not None and not stop.is_set():
-        _follow(_Adopted(owner, run.process_file), stop, grace_seconds)
-        end = _outcome(run, None, "", until_step, began)
-        if end.paused or end.state in ("killed", "failed") or stop.is_set():
-            return end
-        if end.state == "interrupted" and not _was_planned(run):
-            return end  # somebody stopped it: that is not ours to undo
-    if _stands(run, until_step) or stop.is_set():
-        return _outcome(run, None, "", until_step, began)
-    words = ["run", str(run.path), *_how(run)]
-    if until_step is not None:
-        words += ["--until-step", str(until_step)]
-    child = Child(words, run.output_file, slot)
-    code = _follow(child, stop, grace_seconds)
-    return _outcome(run, code, child.said(), until_step, began)
+    while True:
+        while (owner := process_of(run)) is not None and not stop.is_set():
+            _follow(_Adopted(owner, _file_of(run, owner)), stop, grace_seconds)
+            end = _outcome(run, None, "", until_step, began)
+            if end.paused or end.state in ("killed", "failed") or stop.is_set():
+                return end
+            if end.state == "interrupted" and not _was_planned(run):
+                return end  # somebody stopped it: that is not ours to undo
+        if owner is not None:  # stopped before it was adopted
+            _follow(_Adopted(owner, _file_of(run, owner)), stop, grace_seconds)
+        if _stands(run, until_step) or stop.is_set():
+            return _outcome(run, None, "", until_step, began)
+        words = ["run", str(run.path), *_how(run)]
+        if until_step is not None:
+            words += ["--until-step", str(until_step)]
+        child = Child(words, run.output_file, slot)
+        name_process(_starting(run), child.pid)
+        try:
+            code = _follow(child, stop, grace_seconds)
+        finally:
+            _starting(run).unlink(missing_ok=True)
+        if code == 2 and run.owner() is not None:
+            continue  # another one was quicker: that one is waited for
+        return _outcome(run, code, child.said(), until_step, began)
+
+
+def process_of(run: RunDirectory) -> int | None:
+    """Process id of who works on the run, or was started to and has not come so far yet."""
+    return run.owner() or named_process(_starting(run))
+
+
+def _file_of(run: RunDirectory, owner: int) -> Path:
+    return run.process_file if run.owner() == owner else _starting(run)
+
+
+def _starting(run: RunDirectory) -> Path:
+    """Names a process from its start; it names itself only when it has imported everything."""
+    return run.path / "starting.json"
 
 
 def _how(run: RunDirectory) -> list[str]:
@@ -224,16 +247,20 @@ def _since(began: float) -> float:
 class Child:
     """`python -P -m tanren ...`, begun at once, in a session and process group of its own.
 
+    `module` names another one of ours, for what is no command.
+
     As a context manager it leaves nothing behind.
     """
 
-    def __init__(self, arguments: Sequence[str], log: Path, slot: Slot) -> None:
+    def __init__(
+        self, arguments: Sequence[str], log: Path, slot: Slot, *, module: str = "tanren"
+    ) -> None:
         self.log = log
         self._begins_at = log.stat().st_size if log.exists() else 0
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", **slot.environment}
         with storage_errors(log), open(log, "ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "tanren", *arguments],
+                [sys.executable, "-P", "-m", module, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
