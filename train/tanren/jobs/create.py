@@ -17,7 +17,7 @@ from tanren.jobs.asked import MOST_SEED, asked_settings, check_form
 from tanren.jobs.auto import resolved
 from tanren.jobs.errors import Conflict, InvalidRequest, LimitExceeded, NotFound
 from tanren.jobs.records import JobRequest
-from tanren.jobs.run_settings import Start, run_config
+from tanren.jobs.run_settings import Start, run_config, writes_offline_log
 from tanren.jobs.settings import ServiceConfig
 from tanren.jobs.stamps import new_id, now
 from tanren.jobs.states import ACTIVE
@@ -217,7 +217,9 @@ def _first_events(id: str, request: JobRequest, files: list[FileRow]) -> list[To
     if request.integrations:
         words = (
             "Nothing is sent to Weights & Biases: the numbers of every step stand in this job's "
-            "events and in its result file"
         )
+        words += "events and in its result file"
+        if writes_offline_log():
+            words += ", and in an offline log in its run directory"
         told.append(Told("integrations", words, level="warn"))
     return told

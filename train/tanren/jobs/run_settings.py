@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def run_config(
     auto: Mapping[str, Any],
     asked: Mapping[str, Any],
     seed: int,
+    integrations: Sequence[Mapping[str, Any]] = (),
 ) -> RunConfig:
     """The run of a job. What decides, from weak to strong: the service's own defaults, `auto`
     (hyperparameters found from the data), the base's `run`, the job's hyperparameters, what it
@@ -60,6 +62,7 @@ def run_config(
         lay(values, "objective.name", "dpo")
     for path, value in asked.items():
         lay(values, path, value)
+    _add_offline_log(values, integrations)
     _begin_at(values, start, asked)
     try:
         return validate(values, source="tanren")
@@ -74,6 +77,18 @@ def _defaults(train: Path, validation: Path | None, seed: int) -> dict[str, Any]
         "evaluation": {"keep_best": False},  # the last epoch is the result, as with OpenAI
         "seed": seed,
     }
+
+
+def writes_offline_log() -> bool:
+    """Whether Weights & Biases is installed: then a job that names it gets a log on this disk."""
+    return find_spec("wandb") is not None
+
+
+def _add_offline_log(values: dict[str, Any], integrations: Sequence[Mapping[str, Any]]) -> None:
+    """The process of the job is told that nothing may be sent (`attempts`)."""
+    if integrations and writes_offline_log():
+        lay(values, "tracking.trackers", ["wandb"])
+        lay(values, "tracking.project", str(integrations[0]["wandb"]["project"]))
 
 
 def _refuse_two_values(name: str, value: object, asked: Mapping[str, Any]) -> None:

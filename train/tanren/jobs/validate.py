@@ -165,6 +165,7 @@ class Validation:
             auto=resolved(job.hyperparameters, examples),
             asked=job.tanren,
             seed=job.seed,
+            integrations=job.integrations,
         )
 
 
