@@ -19,18 +19,20 @@ PACKAGE = Path(__file__).parent.parent / "train" / "tanren"
 FLOORS: dict[str, int] = {
     "errors": 0, "privacy": 0, "strict_json": 0,
     "chat": 1, "config": 1, "data": 1, "devices": 1, "estimate": 1, "methods": 1, "rundir": 1,
-    "schedule": 1, "serving": 1, "tracking": 1, "verdict": 1,
-    "adapter": 2, "attention": 2, "batches": 2, "costs": 2, "encode": 2, "endpoint": 2, "energy": 2,
-    "environment": 2,
+    "schedule": 1, "serving": 1, "telling": 1, "tracking": 1, "verdict": 1,
+    "adapter": 2, "arguments": 2, "attention": 2, "batches": 2, "costs": 2, "encode": 2,
+    "endpoint": 2, "energy": 2, "environment": 2,
     "generate": 2, "loss": 2, "model": 2, "targets": 2, "template": 2,
-    "artefact": 3, "checkpoint": 3, "evaluate": 3, "export": 3, "gate": 3, "proof": 3, "sft": 3,
-    "moderate": 3, "watch": 3,
-    "evaluation": 4, "pipeline": 4, "quote": 4, "session": 4,
+    "artefact": 3, "checkpoint": 3, "evaluate": 3, "export": 3, "gate": 3, "preference": 3,
+    "proof": 3, "sft": 3, "stepwise": 3, "moderate": 3, "watch": 3,
+    "engine": 4, "evaluation": 4, "pipeline": 4, "quote": 4, "session": 4,
     "compare": 5, "distill": 5, "jobs": 5,
-    "cli": 6, "__main__": 6,
+    "api": 6, "cli": 6, "__main__": 6,
 }  # fmt: skip
 TORCH_FREE_FLOORS = (0, 1)
-TORCH_FREE_ROOMS = ("jobs",)  # what starts other processes stays small itself
+TORCH_FREE_ROOMS = ("api", "jobs")  # what starts other processes stays small itself
+TORCH_FREE_MODULES = ("tanren.engine", "tanren.engine.wire", "tanren.engine.lines",
+                      "tanren.engine.client")  # fmt: skip
 HEAVY = ("torch", "transformers", "peft", "datasets", "trl", "bitsandbytes", "accelerate")
 LARGEST_FILE_BYTES = 30_000
 
@@ -141,7 +143,7 @@ def light_modules() -> list[str]:
         for file in FILES
         if FLOORS.get(room_of(file), 9) in TORCH_FREE_FLOORS or room_of(file) in TORCH_FREE_ROOMS
     ]
-    return ["tanren", *found, "tanren.cli"]
+    return ["tanren", *found, *TORCH_FREE_MODULES, "tanren.cli"]
 
 
 def loaded_by(*modules: str) -> set[str]:

@@ -10,7 +10,21 @@ from typing import Annotated, Any, NoReturn, cast
 import typer
 from typer.core import TyperGroup
 
-from tanren.cli import chat, check, compare, data, eval, export, reference, runs, streams, train
+from tanren.cli import (
+    api_keys,
+    chat,
+    check,
+    compare,
+    data,
+    eval,
+    export,
+    jobs,
+    reference,
+    runs,
+    serve,
+    streams,
+    train,
+)
 from tanren.cli.options import Json
 from tanren.cli.output import Output, mistake, of, opened
 from tanren.cli.usage import usage_error
@@ -82,6 +96,9 @@ app.command("sweep")(compare.sweep)
 app.command("export")(export.export)
 app.add_typer(runs.app, name="runs")
 app.add_typer(data.app, name="data")
+app.command("serve")(serve.serve)
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(api_keys.app, name="keys")
 app.command("config")(reference.config)
 app.command("methods")(reference.methods)
 
