@@ -1,6 +1,6 @@
 """The service under kill -9: random processes at random moments; then whether anything was lost.
 
-    python scripts/kill_service.py                24 kills while four jobs train on data/tiny-chat
+    python scripts/kill_service.py                24 kills while six jobs train on data/tiny-chat
     python scripts/kill_service.py --kills 3      fewer
     python scripts/kill_service.py --tiny         checks the script itself in about a minute
 
@@ -78,8 +78,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--kills", type=int, default=24)
-    add("--jobs", type=int, default=4)
-    add("--epochs", type=int, default=12)
+    add("--jobs", type=int, default=6)
+    add("--epochs", type=int, default=25)
     add("--longest-wait", type=float, default=9.0, help="seconds between two kills, at most")
     add("--seed", type=int, default=0, help="of victims and moments")
     add("--out", type=Path, default=Path("docs/measured"))
