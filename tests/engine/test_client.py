@@ -93,6 +93,7 @@ def test_the_life_of_an_engine(
         await _a_deleted_model_is_forgotten(client, folder)
         await _closing_frees_the_place(client)
         await _slow_readers(client)
+        await _what_is_too_deep_is_refused(client)
         # a killed engine: those in hand are told, the next one is answered
         asked = [asyncio.create_task(answer(client, request(n, TO, **ENDLESS))) for n in "ab"]
         await until(lambda: client.busy().running == 2)
@@ -154,6 +155,17 @@ async def _slow_readers(client: EngineClient) -> None:
 
 
 @pytest.mark.slow
+async def _what_is_too_deep_is_refused(client: EngineClient) -> None:
+    """Such arguments are JSON text in a request's body, so its own check does not see them."""
+    value: Any = 1
+    for _ in range(900):
+        value = {"a": value}
+    calls = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": value}}]
+    messages = ({"role": "assistant", "content": "", "tool_calls": calls},)
+    told = await answer(client, ChatRequest("deep", TO, messages))
+    assert told.failed is not None and told.failed.kind == "request"
+
+
 def test_too_many_are_refused_and_sigterm_tells_everybody(tmp_path: Path) -> None:
     async def scene(client: EngineClient) -> None:
         told = await asyncio.gather(

@@ -273,9 +273,14 @@ def saved_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().cpu().clone() for name, tensor in found.items()}
 
 
-def go_on_from(model: nn.Module, method: Method, folder: Path) -> None:
-    """Begin with the weights of an adapter that was trained before. Raises ModelError with
-    everything in which it differs from the one asked for.
+_SHAPE: dict[str, Any] = dict.fromkeys(("r", "lora_alpha", "target_modules"))
+_SHAPE |= {"use_dora": False, "use_rslora": False, "rank_pattern": {}, "alpha_pattern": {}}
+"""What an adapter's numbers mean something in, and what a file without it means."""
+
+
+def go_on_from(model: nn.Module, method: Method, folder: Path, *, base: str) -> None:
+    """Begin with the weights of an adapter that was trained before, on the base with this
+    fingerprint. Raises ModelError with everything in which it differs from the one asked for.
     """
     settings = _adapter_settings(folder)
     if method.initialisation != "zero" or not isinstance(model, PeftModel):
@@ -289,16 +294,63 @@ def go_on_from(model: nn.Module, method: Method, folder: Path) -> None:
     faults = [
         Fault(
             f"model.adapter {name}",
-            repr(_sorted(settings.get(name))),
+            repr(_sorted(settings.get(name) or otherwise)),
             f"{_sorted(getattr(asked, name))!r}, as the method asks",
             "set the method to that of the adapter",
         )
-        for name in ("r", "lora_alpha", "use_dora", "use_rslora", "target_modules")
-        if _sorted(settings.get(name)) != _sorted(getattr(asked, name))
+        for name, otherwise in _SHAPE.items()
+        if _sorted(settings.get(name) or otherwise) != _sorted(getattr(asked, name))
     ]
+    faults += _other_base(folder, base)
     if faults:
         raise ModelError.of(*faults)
+    _require_same_tensors(model, folder)
     load_weights(model, folder)
+
+
+def _other_base(folder: Path, base: str) -> list[Fault]:
+    """The same numbers on another base of the same shape are no tuned model, only noise."""
+    try:
+        card = json.loads((folder / "tanren.json").read_text(encoding="utf-8"))
+        made_on = str(card["base_fingerprint"])
+    except (OSError, ValueError, LookupError, TypeError):
+        made_on = ""
+    if made_on == base:
+        return []
+    return [
+        Fault(
+            "model.adapter",
+            f"{folder}, made on a base with the fingerprint {made_on[:12] or '(not told)'}",
+            f"an adapter of this base, {base[:12]}, with its tanren.json",
+            "set model.name to the base it was made on, or start from the base alone",
+        )
+    ]
+
+
+def _require_same_tensors(model: PeftModel, folder: Path) -> None:
+    """PEFT leaves out what it does not know with a remark in a log (T8)."""
+    from safetensors import SafetensorError, safe_open
+
+    file = folder / "adapter_model.safetensors"
+    try:
+        with safe_open(str(file), "pt") as opened:
+            stored = {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ModelError.of(
+            Fault("model.adapter", f"{file} ({error})", "an adapter's weights", "check the folder")
+        ) from None
+    own = {name: list(tensor.shape) for name, tensor in saved_tensors(model).items()}
+    if stored == own:
+        return
+    odd = sorted(n for n in {**stored, **own} if stored.get(n) != own.get(n))
+    raise ModelError.of(
+        Fault(
+            "model.adapter",
+            f"{file}, of which {len(odd)} tensors are others ({', '.join(odd[:3])})",
+            "the tensors that the method trains",
+            "set the method to that of the adapter",
+        )
+    )
 
 
 def _adapter_settings(folder: Path) -> dict[str, Any]:

@@ -310,7 +310,8 @@ def _trainer(
     pad_id = int(base.generation_config.pad_token_id)
     adapters.initialise_from_data(model, config.method, _first_passes(gate, pad_id))
     if config.model.adapter is not None:
-        adapters.go_on_from(model, config.method, Path(config.model.adapter))
+        folder = Path(config.model.adapter)
+        adapters.go_on_from(model, config.method, folder, base=gate.source.fingerprint)
     if tell.active:
         with storage_errors(initial):
             adapters.save_initial(model, config.method, initial)

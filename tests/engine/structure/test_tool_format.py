@@ -128,6 +128,11 @@ ODD = {
         "| tojson(separators=(',', ':'))",
         "json",
     ),
+    "something else for no arguments": (
+        "'!' + {'name': call.function.name, 'arguments': call.function.arguments or 'none'} "
+        "| tojson",
+        None,
+    ),
     "name alone": ("call.function.name + call.function.arguments | tojson", None),
     "twice": (
         "'!' + call.function.name + '!' + {'name': call.function.name, 'arguments': "

@@ -106,7 +106,9 @@ def test_calls_of_fields_are_read_back_by_their_schema(
 
 
 @pytest.mark.parametrize("name", AS_FIELDS)
-@pytest.mark.parametrize("city", ["3", "true", "null", '{"a": 1}', "</parameter> 東京", "a\n\nb"])
+@pytest.mark.parametrize(
+    "city", ["3", "true", "null", '"quoted"', '{"a": 1}', "</parameter> 東京", "a\n\nb"]
+)
 def test_a_text_that_looks_like_something_else_stays_text(name: str, city: str) -> None:
     written = [("get_weather", json.dumps({"city": city, "days": 3}))]
     read = read_whole(name, calls_text(style(name), "", written))
@@ -232,7 +234,7 @@ def test_a_call_is_given_out_as_soon_as_it_is_complete() -> None:
     assert reader.push(', {"name": "add", "arguments": {"a": 1}, "id": "b"}') == [
         Call("add", '{"a": 1}')
     ]
-    assert reader.push("]") == []
+    assert reader.push("]\n") == []
     assert reader.rest() == []
 
 

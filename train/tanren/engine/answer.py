@@ -17,7 +17,9 @@ from tanren.engine.wire import (
     TokenLogprob,
     ToolCall,
 )
+from tanren.errors import WorkError
 
+NOT_FINITE = "The model's numbers are not finite (NaN or infinite); its weights may be damaged."
 LEAST_LOGPROB = -9999.0
 """Stands for a probability of 0: minus infinity is no JSON."""
 
@@ -74,10 +76,13 @@ class Answer:
         return self.token_ids[-1]
 
     def accept(self, chosen: Chosen) -> list[Reply]:
-        """Takes the next token; what may be said now. Raises WorkError where the answer's
-        constraint forbids it.
+        """Takes the next token; what may be said now. Raises WorkError where there is none, or the
+        answer's constraint forbids it.
         """
         token_id = chosen.token_id
+        if token_id < 0:
+            matcher = self.wishes.matcher
+            raise WorkError((matcher and matcher.complaint) or NOT_FINITE)
         if token_id in self.question.served.stop_ids:
             return self._finish("stop")
         self.wishes.take(token_id)

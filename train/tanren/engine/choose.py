@@ -79,7 +79,10 @@ class Wishes:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """`token_id` is -1 where the row's logits were not finite. `top`: (token id, logprob)."""
+    """`token_id` is -1 where the row's logits were not finite, or nothing is allowed.
+
+    `top`: (token id, logprob).
+    """
 
     token_id: int
     logprob: float | None = None

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from tanren.engine.lines import Order, order_line, read_replies
+from tanren.engine.lines import Order, order_line, read_replies, too_deep
 from tanren.engine.wire import (
     Cancel,
     ChatRequest,
@@ -266,7 +266,11 @@ class _Process:
     async def ask(self, request: ChatRequest) -> AsyncGenerator[list[Reply], None]:
         reader = self._readers[request.id] = _Reader(request.choices)
         try:
-            await self._say(request)
+            try:
+                await self._say(request)
+            except RecursionError:  # before a byte of it was written
+                reader.left = 0
+                yield [too_deep(request.id)]
             if not self.alive and request.id in self._readers:  # it died before this began
                 self._fail(request.id, self._farewell or _last_words(self._code, self._log))
             while reader.left > 0:

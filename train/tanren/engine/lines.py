@@ -42,8 +42,13 @@ _VALUES = {
 
 
 def order_line(order: Order) -> bytes:
-    """What the service says."""
+    """What the service says. Raises RecursionError where it is nested too deeply (`too_deep`)."""
     return _line([type(order).__name__, asdict(order)])
+
+
+def too_deep(request_id: str) -> Failed:
+    message = "The messages or the tools of your request are nested too deeply."
+    return Failed(request_id, "request", message, param="messages")
 
 
 def read_order(line: bytes | str) -> Order:

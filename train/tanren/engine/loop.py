@@ -15,7 +15,9 @@ from tanren.engine.answer import Answer, Question
 from tanren.engine.batch import batch_on
 from tanren.engine.choose import Wishes, choose
 from tanren.engine.lanes import Lane, lane_key, places
+from tanren.engine.lines import too_deep
 from tanren.engine.models import AllInUse, Models
+from tanren.engine.prompt import prompt_ids
 from tanren.engine.served import Served
 from tanren.engine.structure.constraint import matcher_of
 from tanren.engine.structure.matcher import Matcher
@@ -197,11 +199,15 @@ class Engine:
         try:
             if request.tools and request.read_tools and served.form is None:
                 return refusals.no_tools(request)
-            prompt = served.renderer.prompt_ids(request.messages, request.tools)
+            prompt = prompt_ids(served.renderer, request.messages, request.tools)
+            if prompt is None:  # a tokenizer would end the process, and everybody's answers with it
+                return refusals.not_text(request)
             if request.constraint is not None:
                 _matcher(request, served)  # what cannot be enforced is said before anything else
         except UserError as error:
             return refusals.not_rendered(request, error)
+        except RecursionError:
+            return too_deep(request.id)
         most = request.max_tokens or self._settings.max_tokens
         room = int(min(most, served.base.context - len(prompt)))
         if room < 1 or not prompt:
@@ -302,13 +308,11 @@ class Engine:
             question = answer.question
             if question.ended or answer.finished:
                 continue
-            if token.token_id < 0:
-                self._fail_all([answer], refusals.NOT_FINITE, said)
-                continue
             try:
                 said += answer.accept(token)
             except WorkError as error:
-                self._fail_all([answer], str(error), said)
+                said.append(refusals.not_written(answer, error))
+                self._end(question)
                 continue
             self._tokens += 1
             if not question.unfinished:
@@ -362,4 +366,5 @@ def _matcher(request: ChatRequest, served: Served) -> Matcher | None:
         return None
     tools = request.tools or ()
     form = served.form if request.constraint.kind == "tools" else None
-    return matcher_of(request.constraint, served.vocabulary, tools=tools, form=form)
+    lead = served.renderer.facts.reply_prefix
+    return matcher_of(request.constraint, served.vocabulary, tools=tools, form=form, lead=lead)

@@ -126,25 +126,31 @@ class Models:
 
     def _load_base(self, source: weights.Source) -> Served:
         config = ModelConfig(name=str(source.path))
+        dtype = weights.compute_dtype(config)
+        self._require_room(_key(source, Lora(), dtype))
         tokenizer = weights.load_tokenizer(source, config)
         renderer = ChatRenderer(tokenizer)
-        dtype = weights.compute_dtype(config)
         base = self._base_on(source, Lora(), config, dtype)
         return _served(base, None, None, tokenizer, renderer, (), source.fingerprint)
 
     def _load_tuned(self, folder: Path, source: weights.Source, signature: Signature) -> Served:
         card = Prompting.read(folder)
-        tokenizer = weights.load_tokenizer_from(folder)
-        renderer = ChatRenderer(tokenizer, thinking=card.thinking, date=card.date)
         config = ModelConfig.model_validate({"name": str(source.path), "dtype": card.dtype})
         dtype = weights.compute_dtype(config)
-        if not (folder / "adapter_config.json").is_file():
-            kept = torch.float32 if card.method["name"] == Full().name else dtype
+        method = METHODS[card.method["name"]].model_validate(card.method)
+        whole = not (folder / "adapter_config.json").is_file()
+        if whole:
+            kept = torch.float32 if method.name == Full().name else dtype
             mark = sha256(repr(signature).encode()).hexdigest()
+            self._require_room(_BaseKey(str(folder), mark, "whole", str(kept)))
+        else:
+            _require_same_base(card, source, folder)
+            self._require_room(_key(source, method, dtype), adapter=True)
+        tokenizer = weights.load_tokenizer_from(folder)
+        renderer = ChatRenderer(tokenizer, thinking=card.thinking, date=card.date)
+        if whole:
             base = self._whole(folder, kept, mark)
             return _served(base, str(folder), None, tokenizer, renderer, card.stop_ids, mark)
-        _require_same_base(card, source, folder)
-        method = METHODS[card.method["name"]].model_validate(card.method)
         self._make_room_for_adapter()
         base = self._base_on(source, method, config, dtype)
         name = f"tuned{next(self._names)}"
@@ -157,7 +163,7 @@ class Models:
     def _base_on(
         self, source: weights.Source, method: Method, config: ModelConfig, dtype: torch.dtype
     ) -> ResidentBase:
-        key = _BaseKey(str(source.path), source.fingerprint, method.storage, str(dtype))
+        key = _key(source, method, dtype)
         if key not in self._bases:
             self._make_room_for_base()
             loaded = weights.load_base(source, method, config)
@@ -178,6 +184,18 @@ class Models:
     def _adapters(self) -> Iterator[Served]:
         everything = [served for served, _ in self._served.values()] + self._outdated
         return (served for served in everything if served.adapter is not None)
+
+    def _require_room(self, key: _BaseKey, *, adapter: bool = False) -> None:
+        """Raises AllInUse. Asked before anything is read from disk: whoever waits asks at every
+        step, between the tokens of the answers that are being written.
+        """
+        adapters = list(self._adapters())
+        if adapter and len(adapters) >= self._max_adapters and all(s.users for s in adapters):
+            raise AllInUse
+        used = {id(served.base) for served in self._everything() if served.users}
+        full = key not in self._bases and len(self._bases) >= self._max_bases
+        if full and all(id(base) in used for base in self._bases.values()):
+            raise AllInUse
 
     def _make_room_for_adapter(self) -> None:
         while len(list(self._adapters())) >= self._max_adapters:
@@ -217,6 +235,10 @@ class Models:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _key(source: weights.Source, method: Method, dtype: torch.dtype) -> _BaseKey:
+    return _BaseKey(str(source.path), source.fingerprint, method.storage, str(dtype))
 
 
 def _served(

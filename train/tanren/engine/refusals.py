@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from tanren.engine.answer import Question
+from tanren.engine.answer import Answer, Question
 from tanren.engine.wire import ChatRequest, Failed
-from tanren.errors import TanrenError
-
-NOT_FINITE = "The model's numbers are not finite (NaN or infinite); its weights may be damaged."
+from tanren.errors import TanrenError, WorkError
 
 
 def failed(request_id: str, why: str) -> Failed:
@@ -64,6 +62,20 @@ def no_memory(question: Question, hopeless: bool) -> str:
 def broken(error: RuntimeError) -> str:
     first = (str(error).strip().splitlines() or [""])[0][:200]
     return f"The model failed ({type(error).__name__}: {first})."
+
+
+def not_written(answer: Answer, error: WorkError) -> Failed:
+    """An answer found no next token. A form that cannot be followed is the request's fault."""
+    request, matcher = answer.question.request, answer.wishes.matcher
+    if matcher is None or request.constraint is None or not matcher.complaint:
+        return failed(request.id, error.message)
+    param = "response_format" if request.constraint.kind == "json" else "tools"
+    return Failed(request.id, "request", error.message, param=param)
+
+
+def not_text(request: ChatRequest) -> Failed:
+    message = "The messages hold half of a surrogate pair (\\ud800 to \\udfff): no character."
+    return Failed(request.id, "request", message, param="messages")
 
 
 def _words(error: TanrenError) -> str:

@@ -6,6 +6,8 @@ import json
 import re
 from typing import Any
 
+DEEPEST = 128
+"""Objects and lists inside each other."""
 _TELLING = re.compile(r'["\\{}\[\]]')
 
 
@@ -62,7 +64,7 @@ def read_json(text: str) -> Any:
     Raises ValueError, for nesting that is too deep as well.
     """
     try:
-        return json.loads(
+        value = json.loads(
             text,
             strict=False,
             parse_constant=_refused,
@@ -71,6 +73,23 @@ def read_json(text: str) -> Any:
         )
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+    _require_shallow(value)
+    return value
+
+
+def _require_shallow(value: Any) -> None:
+    """What is written as text again needs several calls a level: a model could end the process."""
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(DEEPEST):
+        if not level:
+            return
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+    raise ValueError("nested too deeply")
 
 
 def read_object(text: str) -> dict[str, Any] | None:

@@ -35,27 +35,36 @@ class Matcher:
         """The text is complete and nothing but a stop token can follow: the answer may end now."""
         return bool(self.inner.is_stopped() and self.inner.is_accepting())
 
+    @property
+    def complaint(self) -> str:
+        """Why the grammar cannot go on (some forms become too large only while they are followed);
+        "" while it can. From then on nothing is allowed.
+        """
+        if self.finished or not self.inner.is_error():
+            return ""
+        return f"the form of the answer cannot be followed further: {self._last_words()}"
+
     def accept(self, token_id: int) -> None:
-        """Takes the chosen token. Raises WorkError for one that the mask forbids."""
+        """Takes the chosen token. Raises WorkError for one that the mask forbids, and where the
+        grammar cannot go on (`complaint`).
+        """
         if not self.inner.consume_token(token_id):
-            self._require_sound()
-            raise WorkError(f"token {token_id} is not allowed at this place of the answer")
+            forbidden = f"token {token_id} is not allowed at this place of the answer"
+            raise WorkError(self.complaint or forbidden)
 
     def allowed(self) -> NDArray[np.bool_]:
         """The mask of the next token, shape (size,)."""
         return masks({0: self}, 1)[0]
 
-    def _require_sound(self) -> None:
-        if self.inner.is_error():
-            said = str(self.inner.get_error()).splitlines()[0]
-            raise WorkError(f"the grammar of the answer cannot go on: {said}")
+    def _last_words(self) -> str:
+        return " ".join(str(self.inner.get_error()).splitlines()[:1])[:200]
 
 
 def bits(matchers: Mapping[int, Matcher], rows: int) -> NDArray[np.int32]:
     """The masks of the next tokens, 32 tokens a word, lowest bit first: (rows, words).
 
-    `matchers`: by row. Rows without one allow everything. Computed on several cores.
-    Raises WorkError where a matcher is broken.
+    `matchers`: by row. Rows without one allow everything, rows whose grammar cannot go on nothing:
+    that is for their answer alone. Computed on several cores.
     """
     import numpy as np
 
@@ -63,9 +72,9 @@ def bits(matchers: Mapping[int, Matcher], rows: int) -> NDArray[np.int32]:
     filled = np.full((rows, words), -1, dtype=np.int32)
     each = [(matcher.inner, row) for row, matcher in matchers.items()]
     _executor().unsafe_compute_mask_ptr(each, filled.ctypes.data, words * 4, rows)
-    for matcher in matchers.values():
-        if not matcher.finished:
-            matcher._require_sound()
+    for row, matcher in matchers.items():
+        if matcher.complaint:
+            filled[row] = 0
     return filled
 
 
