@@ -6,6 +6,7 @@ whatever it is doing then; SIGTERM tells everybody first. What libraries print g
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -69,11 +70,10 @@ def main() -> int:
     if not isinstance(settings, EngineSettings):
         return 0
     engine = _engine(settings)
-    try:
+    with contextlib.suppress(BrokenPipeError):
         _serve(engine, inbox, replies)
-    except BrokenPipeError:
-        os._exit(0)  # closing a broken stream would raise again
-    return 0
+    sys.stderr.flush()
+    os._exit(0)  # everything is said; taking the libraries down would cost seconds
 
 
 def _serve(engine: Engine, inbox: Inbox, replies: IO[bytes]) -> None:
