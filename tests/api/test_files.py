@@ -131,6 +131,7 @@ BROKEN = {
     "a long field": form("XX", PURPOSE, FILE, ('name="more"', b"x" * 5000)),
     "no UTF-8": form("XX", PURPOSE, FILE, ('name="more"', b"\xff")),
     "many fields": form("XX", PURPOSE, FILE, *[(f'name="f{n}"', b"") for n in range(100)]),
+    "one field many times": form("XX", PURPOSE, FILE, *[('name="f"', b"")] * 100),
     "a long header": form("XX", PURPOSE, FILE, (f'name="{"n" * 40_000}"', b"")),
     "nothing": b"",
 }

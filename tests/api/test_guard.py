@@ -103,6 +103,17 @@ def test_a_key_opens_what_its_scopes_name_until_it_is_revoked(
         assert client.get("/v1/files", headers=headers).status_code == 401
 
 
+def test_the_old_way_to_chat_needs_the_scope_of_chats(
+    locked: JobService, engine: ScriptedEngine
+) -> None:
+    secret, _ = locked.keys.create("numbers", ("metrics",))
+    headers = {"authorization": f"Bearer {secret}"}
+    body = {"messages": [{"role": "user", "content": "x"}]}
+    with client_of(locked, engine) as client:
+        answer = client.post("/v1/engines/tiny/chat/completions", json=body, headers=headers)
+    assert answer.status_code == 403
+
+
 def test_every_route_needs_a_scope_that_there_is(client: TestClient) -> None:
     open_to_every_key = []
     for path, operations in client.get("/openapi.json").json()["paths"].items():
@@ -142,6 +153,8 @@ def test_guessing_keys_is_stopped(locked: JobService, engine: ScriptedEngine) ->
             client.get(MODELS, headers={"authorization": f"Bearer k{n}"}).status_code
             for n in range(32)
         ]
+        good = {"authorization": f"Bearer {locked.keys.create('mine')[0]}"}
+        assert client.get(MODELS, headers=good).status_code == 200, "behind one proxy, say"
     assert wrong[:30] == [401] * 30 and wrong[30:] == [429] * 2
 
 

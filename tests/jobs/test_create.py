@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,32 @@ def test_settings_may_come_flat_nested_dotted_or_as_metadata(
     ):  # fmt: skip
         job = service.jobs.create(replace(request_, **change))
         assert (dict(job.tanren), job.priority) == (wanted, 7)
+
+
+def test_a_few_letters_of_metadata_do_not_unfold_to_gigabytes(
+    service: JobService, request_: JobRequest
+) -> None:
+    """YAML's aliases: each part is nine times the one before."""
+    parts = ["&a [1,1,1,1,1,1,1,1,1]"]
+    for before, name in pairwise("abcdefghijkl"):
+        parts.append(f"&{name} [{','.join([f'*{before}'] * 9)}]")
+    bomb = f"[{','.join(parts)}]"
+    assert len(bomb) < 512 < 9**11
+    job = service.jobs.create(replace(request_, metadata={"tanren.target_modules": bomb}))
+    assert job.tanren == {"method.target_modules": bomb}, "the text itself"
+    with pytest.raises(InvalidRequest, match=r"method.rank: found '\[&a"):
+        service.jobs.create(replace(request_, metadata={"tanren.rank": bomb}))
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["!!set {a, b}", "!!binary aGk=", ".inf", "{1: 2}", "[" * 200 + "]" * 200, "2001-99-99 1:1:1"],
+)
+def test_metadata_that_json_cannot_say_is_text(
+    service: JobService, request_: JobRequest, value: str
+) -> None:
+    job = service.jobs.create(replace(request_, metadata={"tanren.target_modules": value}))
+    assert job.tanren == {"method.target_modules": value}
 
 
 def test_the_same_key_is_the_same_job(service: JobService, request_: JobRequest) -> None:

@@ -27,7 +27,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from tanren.errors import ConfigError, StorageError
 from tanren.jobs.database import Database
-from tanren.jobs.errors import InvalidRequest
+from tanren.jobs.errors import InvalidRequest, RequestError
 from tanren.jobs.migrations import FOLDER, HEAD, KNOWN
 from tanren.jobs.pages import cursor, page
 from tanren.jobs.service import JobService
@@ -102,6 +102,15 @@ def test_a_session_within_a_session_is_refused_at_once(service: JobService) -> N
         service.database.session().__enter__()
     with service.database.session():
         pass
+
+
+def test_nul_in_an_id_is_the_clients_mistake(service: JobService) -> None:
+    """PostgreSQL takes no such text at all, SQLite finds nothing of that name."""
+    for ask in (service.files.get, service.jobs.get, service.models.get, service.files.delete):
+        with pytest.raises(RequestError):
+            ask("a\0")
+    with pytest.raises(RequestError):
+        service.jobs.list(after="a\0")
 
 
 def test_rows_belong_to_a_job_that_is_there(service: JobService) -> None:

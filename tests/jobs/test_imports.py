@@ -66,6 +66,13 @@ def test_without_its_job_it_gets_an_id_of_ours(service: JobService) -> None:
     assert twin.id != job.id, "an id that is taken is not taken twice"
 
 
+def test_metadata_that_is_no_text_becomes_text(service: JobService) -> None:
+    """Else no list with this job could be sent any more."""
+    given = {"metadata": {"a": 1, "名": "前"}}
+    job = import_job(service, PastJob(CSV, "r.csv", given))
+    assert job.metadata == {"a": "1", "名": "前"}
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"hello", b"a,b\n1,2\n", CSV + b"x,1,,,\n", b"\xff\xfe,\n", b"%%%%"]
 )

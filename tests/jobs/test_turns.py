@@ -14,7 +14,7 @@ from tanren.config import RunConfig
 from tanren.devices import host_memory
 from tanren.jobs.attempts import Attempt
 from tanren.jobs.follow import Follower
-from tanren.jobs.memory import Neighbour, memory_of, verdict
+from tanren.jobs.memory import Memory, Neighbour, memory_of, verdict
 from tanren.jobs.records import JobRecord
 from tanren.jobs.service import JobService
 from tanren.jobs.slots import VISIBLE, Slot
@@ -156,6 +156,63 @@ def test_served_models_are_asked_to_leave_by_the_rule(
     assert room.find(small, [CPU], TWO, hogs).slot == CPU and len(asked) == 1
     assert Room("always", make_room).find(small, [CPU], TWO, hogs).slot == CPU
     assert len(asked) == 2
+
+
+def test_models_stay_while_another_slot_has_room(
+    service: JobService, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cards = [Slot(f"GPU {n}", {VISIBLE: f"GPU-{n}"}, "cuda") for n in (0, 1)]
+    free = {"GPU 0": 1 << 20, "GPU 1": 80 << 30}
+    looked: list[str] = []
+
+    def memory(slot: Slot) -> Memory:
+        looked.append(slot.name)
+        return Memory(80 << 30, free[slot.name])
+
+    monkeypatch.setattr("tanren.jobs.turns.memory_of", memory)
+    asked: list[str] = []
+    room = Room("when_needed", lambda slot, needed: asked.append(slot.name))
+    jobs = [make_job() for _ in range(3)]
+    assert room.find(jobs[0], cards, cards, []).slot == cards[1] and not asked
+    free["GPU 1"] = 1 << 20
+    looked.clear()
+    with room.looking():
+        for job in jobs[1:]:
+            assert room.find(job, cards, cards, []).slot is None
+    assert asked == ["GPU 0"] * 2, "each once; the next one when that has not helped for a while"
+    assert looked.count("GPU 1") == 1, "a card is asked once a look"
+
+
+def test_models_are_asked_ever_more_rarely_for_a_job_that_fits_nowhere(
+    service: JobService, make_job: MakeJob
+) -> None:
+    now, asked = [0.0], []
+    room = Room("when_needed", lambda *_: asked.append(now[0]), clock=lambda: now[0])
+    large, holder = make_job(1024, 8), make_job()
+    hogs = [hog(service, holder, host_memory()[1])]
+    for _ in range(80):
+        room.find(large, [CPU], TWO, hogs)
+        now[0] += 10
+    assert asked == [0, 10, 30, 70, 150, 310, 630]
+
+
+def test_looking_takes_a_small_share_of_the_time(service: JobService, make_job: MakeJob) -> None:
+    now = [0.0]
+    room = Room("when_needed", None, clock=lambda: now[0])
+    large, holder = make_job(1024, 8), make_job()
+    hogs = [hog(service, holder, host_memory()[1])]
+    with room.looking():
+        room.find(large, [CPU], TWO, hogs)
+        now[0] += 0.5
+    now[0] += 19
+    assert not room.is_due()
+    now[0] += 2
+    assert room.is_due()
+    with room.looking():
+        room.find(large, [CPU], TWO, hogs)
+        now[0] += 0.5
+    room.look_now()
+    assert room.is_due(), "a job has ended: there may be room"
 
 
 def test_the_reason_is_kept_told_once_and_gone_when_it_starts(

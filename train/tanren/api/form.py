@@ -18,6 +18,7 @@ from tanren.jobs.errors import InvalidRequest
 _WRITTEN_AT_ONCE = 1024 * 1024
 _LONGEST_VALUE = 4096
 _MOST_FIELDS = 32
+"""Parts of a form, fields of the same name counted each."""
 _MOST_HEADERS = 16
 _LONGEST_HEADER = 16_384
 
@@ -61,6 +62,7 @@ class _Reader:
     def __init__(self, boundary: bytes, file_field: str) -> None:
         self._file_field = file_field
         self._form = Form()
+        self._parts = 0
         self._waiting = bytearray()
         self._header, self._value = bytearray(), bytearray()
         self._headers: dict[bytes, bytes] = {}
@@ -101,6 +103,9 @@ class _Reader:
     def part_begins(self) -> None:
         self._headers = {}
         self._text = bytearray()
+        self._parts += 1
+        if self._parts > _MOST_FIELDS:
+            raise _broken("it has too many fields")
 
     def header_field(self, data: bytes, start: int, end: int) -> None:
         self._header += data[start:end]
@@ -145,8 +150,6 @@ class _Reader:
             self._is_file = False
             return
         assert self._field is not None
-        if len(self._form.fields) >= _MOST_FIELDS:
-            raise _broken("it has too many fields")
         try:
             self._form.fields[self._field] = self._text.decode("utf-8")
         except UnicodeDecodeError:

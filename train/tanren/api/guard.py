@@ -58,7 +58,6 @@ class Guard:
         address = scope["client"][0] if scope.get("client") else "unknown"
         caller = address
         if self._config.demands_keys:
-            self._rates.refuse_guessing(address)
             caller = await self._key(headers, scope, address)
         self._rates.take(caller)
 
@@ -75,6 +74,7 @@ class Guard:
         try:
             record = await run_in_threadpool(self._keys.check, secret.strip(), wanted)
         except Unauthorized:
+            # good keys are not refused: behind a proxy all clients have one address
             self._rates.guessed(address)
             raise
         seen(scope).noted["key"] = record.id
@@ -88,7 +88,7 @@ def scope_of(method: str, path: str) -> str | None:
         return "files"
     if room == "fine_tuning":
         return "jobs"
-    if room == "chat":
+    if room in ("chat", "engines"):
         return "chat"
     if path == "/metrics":
         return "metrics"
@@ -166,17 +166,14 @@ class Rates:
                 retry_after=wait,
             )
 
-    def refuse_guessing(self, address: str) -> None:
-        """Raises LimitExceeded for an address that has shown too many wrong keys."""
-        wait = self._guessed.missing(address)
+    def guessed(self, address: str) -> None:
+        """A wrong key. Raises LimitExceeded where the address has shown too many of them."""
+        wait = self._guessed.take(address)
         if wait > 0:
             raise LimitExceeded(
                 f"Too many wrong API keys from your address. Please try again in {wait:.1f}s.",
                 retry_after=wait,
             )
-
-    def guessed(self, address: str) -> None:
-        self._guessed.take(address)
 
 
 class _Buckets:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
+import math
 import os
 import signal
 import socket
@@ -24,7 +26,7 @@ import uvicorn
 from tanren.api.app import create_app
 from tanren.api.metrics import Gauge
 from tanren.engine.client import EngineClient
-from tanren.errors import Fault, TanrenError, UserError
+from tanren.errors import Fault, UserError
 from tanren.jobs.dispatch import Dispatcher, dispatcher_of
 from tanren.jobs.process import Stop
 from tanren.jobs.service import JobService
@@ -36,8 +38,10 @@ STREAM_SECONDS = 10
 """That answers may take to end once the server is asked to."""
 _KEEP_ALIVE_SECONDS = 75
 _UNLOAD_SECONDS = 60.0
-_START_SECONDS = 30.0
-"""From the moment that a device was left to a job until the job is seen at work."""
+_BEGIN_SECONDS = 5.0
+"""From the moment that models have left a device until the job must be seen at work there. One that
+does not fit even so waits on, and its device serves again.
+"""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -133,22 +137,33 @@ class GivenUp:
         self.running: Callable[[], Mapping[str, str]] = dict
         """Jobs at work, by id, with the names of their slots."""
         self._clock = clock
-        self._since: dict[str, float] = {}
+        self._until: dict[str, float] = {}
+        """Slot: when its job must have been seen there."""
 
-    def leave(self, slot: str) -> None:
-        self._since[slot] = self._clock()
+    @contextlib.contextmanager
+    def leaving(self, slot: str) -> Iterator[None]:
+        """Around the time in which models leave, however long their last answers take."""
+        self._until[slot] = math.inf
+        try:
+            yield
+        finally:
+            self._until[slot] = self._clock() + _BEGIN_SECONDS
 
     def why(self) -> str | None:
         """Words for who wants to chat meanwhile; None: nobody needs the device."""
         places = {slot: job for job, slot in self.running().items()}
-        for slot, since in list(self._since.items()):
+        for slot, until in self._until.copy().items():
             if slot in places:
                 return (
                     f"{slot} is training {places[slot]} and has no room for answers beside it "
                     "(serving.yield_to_training). Try again when the job has ended."
                 )
-            if self._clock() - since > _START_SECONDS:
-                del self._since[slot]  # it ended, or never began
+            if self._clock() < until:
+                return (
+                    f"{slot} is being left to a job that begins (serving.yield_to_training). Try "
+                    "again when the job has ended."
+                )
+            self._until.pop(slot, None)  # it ended, or never began
         return None
 
 
@@ -162,6 +177,8 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        gc.collect()
+        gc.freeze()  # modules stay: looking through them again and again would slow long lists
         self._ready()
 
     async def on_tick(self, counter: int) -> bool:
@@ -208,7 +225,7 @@ class _Dispatching:
     def __init__(
         self, service: JobService, engine: EngineClient | None, stop: Stop, given_up: GivenUp
     ) -> None:
-        self.error: TanrenError | None = None
+        self.error: BaseException | None = None
         self._home = service.home
         self._engine = engine
         self._stop = stop
@@ -236,7 +253,7 @@ class _Dispatching:
     def _run(self) -> None:
         try:
             self.dispatcher.run(self._stop)
-        except TanrenError as error:
+        except BaseException as error:  # this thread has nobody above it: `_serve` raises it
             self.error = error
         finally:
             self._stop.set()
@@ -245,10 +262,10 @@ class _Dispatching:
         """In the dispatcher's thread: the engine gives its memory back."""
         if self._engine is None or self._stop.is_set():
             return
-        self._given_up.leave(slot.name)
-        future = asyncio.run_coroutine_threadsafe(self._engine.unload(), self._loop)
-        with contextlib.suppress(TimeoutError):
-            future.result(_UNLOAD_SECONDS)
+        with self._given_up.leaving(slot.name):
+            future = asyncio.run_coroutine_threadsafe(self._engine.unload(), self._loop)
+            with contextlib.suppress(TimeoutError):
+                future.result(_UNLOAD_SECONDS)
 
 
 def _gauges(engine: EngineClient | None, dispatching: _Dispatching) -> list[Gauge]:

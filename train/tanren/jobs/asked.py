@@ -10,6 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NoReturn
 
+import yaml
+
 from tanren.config import DataConfig, EvaluationConfig, TrainingConfig, flattened, read_value
 from tanren.errors import Fault
 from tanren.jobs.errors import InvalidRequest
@@ -49,6 +51,8 @@ _FLAT: Final[Mapping[str, str]] = {
     if name != "name"
 }
 _PREFIX = "tanren."
+_DEEPEST = 8
+"""Lists and mappings inside each other in one text of the metadata."""
 
 
 def _wrong(message: str, where: str) -> NoReturn:
@@ -168,7 +172,7 @@ def asked_settings(
     with the run's other settings.
     """
     texts = {
-        key.removeprefix(_PREFIX): read_value(value)
+        key.removeprefix(_PREFIX): _value_of(value)
         for key, value in (metadata or {}).items()
         if key.startswith(_PREFIX)
     }
@@ -186,6 +190,40 @@ def asked_settings(
     if faults:
         raise refused_settings(faults)
     return found, checked_priority(priority, "tanren.priority")
+
+
+def _value_of(text: str) -> Any:
+    """As YAML has it, within what JSON can say; anything else is the text itself.
+
+    A few hundred letters of YAML whose parts name each other (aliases) unfold to gigabytes.
+    """
+    try:
+        depth = deepest = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                return text
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            deepest = max(deepest, depth)
+    except (yaml.YAMLError, ValueError):
+        return text
+    if deepest > _DEEPEST:
+        return text
+    try:
+        value = read_value(text)
+    except ValueError:  # a date that cannot be, a number of too many digits
+        return text
+    return value if _is_json(value) else text
+
+
+def _is_json(value: object) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_json(inner) for key, inner in value.items())
+    if isinstance(value, list):
+        return all(map(_is_json, value))
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or isinstance(value, str | int)
 
 
 def _method_by_name(tanren: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tanren.errors import ConfigError, Fault, StorageError
+from tanren.errors import ConfigError, Fault, StorageError, TanrenError
+from tanren.jobs.errors import InvalidRequest
 from tanren.jobs.migrations import HEAD
 from tanren.jobs.migrations.run import missing_package, revision_of, upgrade
 from tanren.rundir import one_at_a_time, storage_errors
@@ -190,8 +191,8 @@ def _writes(connection: Connection) -> bool:
 # --- errors ---------------------------------------------------------------------------------------
 
 
-def _known(error: DBAPIError, name: str, *, writes: bool) -> StorageError | None:
-    """What the machine is to blame for; None for mistakes of this code."""
+def _known(error: DBAPIError, name: str, *, writes: bool) -> TanrenError | None:
+    """What the machine or the client is to blame for; None for mistakes of this code."""
     if isinstance(error.orig, sqlite3.Error):
         return _known_of_sqlite(error.orig, name, writes=writes)
     return _known_of_postgres(error.orig, name)
@@ -214,8 +215,10 @@ def _known_of_sqlite(error: sqlite3.Error, name: str, *, writes: bool) -> Storag
     return None
 
 
-def _known_of_postgres(error: BaseException | None, name: str) -> StorageError | None:
+def _known_of_postgres(error: BaseException | None, name: str) -> TanrenError | None:
     state = getattr(error, "sqlstate", None)
+    if type(error).__name__ == "DataError" and "NUL" in str(error):  # SQLite has a place for it
+        return InvalidRequest("The request holds the character NUL, which no name or id has.")
     if state == "55P03":  # lock_not_available
         return _hangs(name)
     if state == "53100":

@@ -9,6 +9,8 @@ every job from where it stands:
   checkpoint, and a run that ended meanwhile is settled;
 - ended in name, but with a process or a result file to be seen to: seen to.
 
+What is broken about one job ends that job. A disk or a database that fails is waited for.
+
 Turns: higher priority first, then place. A job that does not fit a free slot's memory waits and
 says why, and jobs behind it that fit go ahead. Where other jobs of ours hold the memory (slots that
 share it), this lasts `OVERTAKING_SECONDS` at most: then nothing more is begun there until it fits.
@@ -17,6 +19,7 @@ share it), this lasts `OVERTAKING_SECONDS` at most: then nothing more is begun t
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,14 +30,14 @@ from typing import TYPE_CHECKING, Literal
 from filelock import FileLock, Timeout
 from sqlalchemy import or_, select
 
-from tanren.errors import Fault, StorageError, UserError
+from tanren.errors import Fault, StorageError, TanrenError, UserError
 from tanren.jobs.attempts import Attempt
 from tanren.jobs.conclude import Concluding
 from tanren.jobs.follow import Follower
 from tanren.jobs.process import GRACE_SECONDS, Stop, process_of
-from tanren.jobs.records import JobRecord, JobStatus
+from tanren.jobs.records import TERMINAL, JobRecord, JobStatus
 from tanren.jobs.rows import job_record
-from tanren.jobs.settle import leave
+from tanren.jobs.settle import give_up, leave
 from tanren.jobs.slots import Slot, find_slots
 from tanren.jobs.start import begin_running, refuse_start, say_waiting
 from tanren.jobs.tables import JobRow
@@ -45,10 +48,14 @@ from tanren.rundir import RunDirectory, name_process, named_process
 if TYPE_CHECKING:
     from tanren.jobs.service import JobService
 
+log = logging.getLogger("tanren.service")
+
 MakeRoom = Callable[[Slot, int], None]
 """Asks whoever serves models on a slot to give back so many bytes of memory."""
 TICK_SECONDS = 0.2
 VALIDATIONS_AT_ONCE = 2
+_TROUBLE_SECONDS = 2.0
+"""Until a disk or a database that failed is tried again."""
 _EXPIRY_SECONDS = 60.0
 _EXAMINED = 64
 """Queued jobs that are looked at for one free slot."""
@@ -116,11 +123,12 @@ class Dispatcher:
         self._validations: dict[str, Validation] = {}
         self._concluding = Concluding(service)
         self._expires_at = 0.0
+        self._trouble: str | None = None
 
     @property
     def running(self) -> dict[str, str]:
-        """Jobs at work, by id, with the names of their slots."""
-        return {id: attempt.slot.name for id, attempt in self._attempts.items()}
+        """Jobs at work, by id, with the names of their slots. For any thread."""
+        return {id: attempt.slot.name for id, attempt in self._attempts.copy().items()}
 
     def run(
         self,
@@ -138,12 +146,38 @@ class Dispatcher:
         with only_dispatcher(self._service.home):
             try:
                 while not stop.is_set():
-                    self._tick()
-                    if until_empty and not self._anything_left():
+                    if self._works() and until_empty and not self._anything_left():
                         return
-                    stop.wait(TICK_SECONDS)
+                    stop.wait(TICK_SECONDS if self._trouble is None else _TROUBLE_SECONDS)
             finally:
                 self._wind_down(stop, on_stop)
+
+    def _works(self) -> bool:
+        """One tick. False where disk or database failed: runs need neither of us meanwhile, so that
+        nothing is lost by trying again.
+        """
+        try:
+            self._tick()
+        except OSError as error:
+            words = " ".join(str(error).split())
+            if words != self._trouble:
+                log.error("jobs have to wait", extra={"facts": {"why": words}})
+            self._trouble = words
+            return False
+        if self._trouble is not None:
+            log.info("jobs go on")
+        self._trouble = None
+        return True
+
+    @contextlib.contextmanager
+    def _of_one_job(self, id: str) -> Iterator[None]:
+        """What is broken about a job ends this job alone."""
+        try:
+            yield
+        except StorageError:
+            raise
+        except (TanrenError, FileNotFoundError) as error:
+            give_up(self._service, id, error)
 
     def _tick(self) -> None:
         due = self._look()
@@ -163,19 +197,17 @@ class Dispatcher:
     # --- what there is to do ----------------------------------------------------------------------
 
     def _look(self) -> _Due:
-        wanted = or_(
-            JobRow.status.in_(("validating_files", *_AT_WORK)),
-            JobRow.slot.is_not(None),
-        )
+        active = JobRow.status.in_(("validating_files", *_AT_WORK))
         order = (JobRow.priority.desc(), JobRow.place, JobRow.number)
         due = _Due()
         with self._service.database.reading() as session:
-            for row in session.scalars(select(JobRow).where(wanted).order_by(*order)):
+            for row in session.scalars(select(JobRow).where(active).order_by(*order)):
                 job = job_record(row)
-                if job.status == "validating_files":
-                    due.validating.append(job)
-                else:
-                    (due.at_work if job.status in _AT_WORK else due.over).append(job)
+                (due.validating if job.status == "validating_files" else due.at_work).append(job)
+            # an index finds these alone among all that have ever ended
+            for row in session.scalars(select(JobRow).where(JobRow.slot >= "")):
+                if row.status in TERMINAL:
+                    due.over.append(job_record(row))
         return due
 
     def _anything_left(self) -> bool:
@@ -198,13 +230,20 @@ class Dispatcher:
 
     def _attend(self, attempt: Attempt) -> None:
         """Tell what it did; when it has ended, say so in the database."""
+        ended = attempt.end is not None
+        done = True
         try:
-            if attempt.end is None:
-                attempt.follower.read()
-            elif self._concluding.conclude(attempt):
-                del self._attempts[attempt.job]
+            with self._of_one_job(attempt.job):
+                if ended:
+                    done = self._concluding.conclude(attempt)
+                else:
+                    attempt.follower.read()
         except StorageError as error:
             self._concluding.no_room(attempt, error)
+            return
+        if ended and done:
+            del self._attempts[attempt.job]
+            self._room.look_now()
 
     # --- files ------------------------------------------------------------------------------------
 
@@ -215,13 +254,15 @@ class Dispatcher:
                 validation.drop()
                 del self._validations[id]
             elif validation.poll():
-                validation.settle()
+                with self._of_one_job(id):
+                    validation.settle()
                 del self._validations[id]
         for job in jobs:
             if len(self._validations) >= VALIDATIONS_AT_ONCE:
                 return
             if job.id not in self._validations:
-                self._validations[job.id] = Validation(self._service, job)
+                with self._of_one_job(job.id):
+                    self._validations[job.id] = Validation(self._service, job)
 
     # --- runs -------------------------------------------------------------------------------------
 
@@ -231,17 +272,19 @@ class Dispatcher:
         """
         for job in due.at_work:
             if job.id not in self._attempts and job.run is not None:
-                run = RunDirectory(job.run)
-                lives = process_of(run) is not None
-                if lives or job.status == "pausing" or run.state() == "succeeded":
-                    self._attempt(job, self._place_of(job), takes_place=lives)
+                with self._of_one_job(job.id):
+                    run = RunDirectory(job.run)
+                    lives = process_of(run) is not None
+                    if lives or job.status == "pausing" or run.state() == "succeeded":
+                        self._attempt(job, self._place_of(job), takes_place=lives)
         for job in due.over:
             if job.id not in self._attempts:
                 if job.run is None:
                     leave(self._service, job.id)
                     continue
-                attempt = self._attempt(job, self._place_of(job), takes_place=False)
-                attempt.ask(at_once=True)
+                with self._of_one_job(job.id):
+                    attempt = self._attempt(job, self._place_of(job), takes_place=False)
+                    attempt.ask(at_once=True)
 
     def _place_of(self, job: JobRecord) -> Slot:
         """The slot it had; where there is no such slot any more, one of its name alone."""
@@ -263,19 +306,27 @@ class Dispatcher:
         free = [slot for slot in self.slots if slot.name not in taken]
         if not free or not self._room.is_due():
             return
-        for job in self._candidates():
-            assert job.run is not None
-            if not free:
-                return
-            attending = [a for a in self._attempts.values() if a.takes_place]
-            turn = self._room.find(job, free, self.slots, attending)
-            if turn.slot is not None:
-                if begin_running(self._service, job, turn.slot):
-                    attempt = self._attempt(job, turn.slot, takes_place=True)
-                    attempt.needed = turn.needed
-                free = [slot for slot in free if slot.name != turn.slot.name]
-            elif not self._wait(job, turn):
-                return
+        with self._room.looking():
+            for job in self._candidates():
+                goes_on = True  # past one that is broken
+                with self._of_one_job(job.id):
+                    goes_on = self._offer(job, free)
+                if not free or not goes_on:
+                    return
+
+    def _offer(self, job: JobRecord, free: list[Slot]) -> bool:
+        """Give the job one of the free slots, which then leaves the list, or tell it why it waits.
+        Whether those behind it may be looked at.
+        """
+        attending = [a for a in self._attempts.values() if a.takes_place]
+        turn = self._room.find(job, free, self.slots, attending)
+        if turn.slot is None:
+            return self._wait(job, turn)
+        if begin_running(self._service, job, turn.slot):
+            attempt = self._attempt(job, turn.slot, takes_place=True)
+            attempt.needed = turn.needed
+            free.remove(turn.slot)
+        return True
 
     def _candidates(self) -> list[JobRecord]:
         """Dead ones that go on come first, then the queue."""

@@ -157,13 +157,21 @@ def _row(job: Mapping[str, Any], key: str, train: str, sha256: str) -> JobRow:
         trained_tokens=_whole(job.get("trained_tokens")),
         seed=_whole(job.get("seed")) or 0,
         suffix=_text(job.get("user_provided_suffix")),
-        metadata_=dict(metadata) if isinstance(metadata, Mapping) and metadata else None,
+        metadata_=_texts(metadata) or None,
         integrations=[],
         tanren={},
         organization=str(job.get("organization_id") or "openai")[:64],
         read_until=0,
         result_files=[],
     )
+
+
+def _texts(pairs: object) -> dict[str, str]:
+    """Metadata is texts, whatever else stood in a file that people may have changed."""
+    found = pairs if isinstance(pairs, Mapping) else {}
+    return {
+        str(key): value if isinstance(value, str) else str(value) for key, value in found.items()
+    }
 
 
 def _time(value: object, otherwise: int) -> int:

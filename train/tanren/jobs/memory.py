@@ -57,9 +57,15 @@ class Neighbour:
     process: int | None
 
 
-def verdict(run: RunDirectory, slot: Slot, neighbours: Sequence[Neighbour] = ()) -> Verdict | None:
-    """None where it cannot be known."""
-    memory = memory_of(slot, neighbours)
+def verdict(
+    run: RunDirectory,
+    slot: Slot,
+    neighbours: Sequence[Neighbour] = (),
+    *,
+    memory: Memory | None = None,
+) -> Verdict | None:
+    """None where it cannot be known. `memory`: of the slot, where it was asked for just now."""
+    memory = memory or memory_of(slot, neighbours)
     if memory is None:
         return None
     now = plan_of(run, slot, memory.free)

@@ -124,6 +124,18 @@ def settle_pause(service: JobService, id: str, words: str, *, level: str = "info
         return True
 
 
+def give_up(service: JobService, id: str, why: Exception) -> None:
+    """What the job needs is broken or gone, such as its run directory: it fails, from wherever it
+    stands, and is nowhere any more.
+    """
+    words = sentences([f"The job cannot go on: {' '.join(str(why).split())}"])
+    error = {"code": "server_error", "message": words, "param": None}
+    with service.database.session() as session:
+        if become(session, id, "failed", error=error):
+            tell(session, id, Told("failed", words, level="error"))
+        session.execute(update(JobRow).where(JobRow.id == id).values(slot=None))
+
+
 def leave(service: JobService, id: str, *, waiting_for: str | None = None) -> None:
     """It is still running in name, and nowhere: whoever dispatches next goes on with it."""
     with service.database.session() as session:

@@ -115,7 +115,10 @@ class JobRow(Table):
     read_until: Mapped[int] = mapped_column(Whole, default=0)
     """Bytes of the run's events.jsonl that have become events here, in the same transaction."""
 
-    __table_args__ = (Index("jobs_by_turn", "status", "priority", "place"),)
+    __table_args__ = (
+        Index("jobs_by_turn", "status", "priority", "place"),
+        Index("jobs_by_slot", "slot"),
+    )
 
 
 class EventRow(Table):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from tanren.jobs.attempts import Attempt
-from tanren.jobs.memory import Neighbour, Verdict, verdict
+from tanren.jobs.memory import Memory, Neighbour, Verdict, memory_of, verdict
 from tanren.jobs.process import process_of
 from tanren.jobs.records import JobRecord
 from tanren.jobs.slots import Slot
@@ -18,8 +19,12 @@ OVERTAKING_SECONDS = 600.0
 """So long jobs behind one that waits for our own jobs' memory may go ahead of it."""
 _LOOK_SECONDS = 1.0
 """Between two looks at memory while jobs wait for it."""
-_ASK_SECONDS = 10.0
-"""Between two times that served models are asked to make room for the same job."""
+_SHARE = 40
+"""Looking may take one of so many seconds: a long queue that waits must not cost a core."""
+_ASK_SECONDS, _LONGEST_ASK_SECONDS = 10.0, 600.0
+"""Between two times that served models are asked to make room for the same job. Twice as long after
+each time: what did not help will hardly help the next time, and costs who chats a new load.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +52,32 @@ class Room:
         self._always = policy == "always"
         self._clock = clock
         self._waits_since: dict[str, float] = {}
-        self._asked_at: dict[str, float] = {}
+        self._asks: dict[str, tuple[int, float]] = {}
+        """Job: how often served models were asked for it, and when they may be again."""
         self._look_at = 0.0
+        self._cards: dict[str, Memory | None] = {}
+        """Memory of GPUs by slot, as it was found in this look: each question takes its time."""
 
     def is_due(self) -> bool:
         """Whether it is time to look again; at once while nobody waits for memory."""
         return self._clock() >= self._look_at
+
+    def look_now(self) -> None:
+        """Something has ended: there may be room."""
+        self._look_at = 0.0
+
+    @contextlib.contextmanager
+    def looking(self) -> Iterator[None]:
+        """Around all that is found in one look."""
+        began = self._clock()
+        self._cards.clear()
+        try:
+            yield
+        finally:
+            self._cards.clear()
+            if self._look_at > began:  # somebody waits
+                now = self._clock()
+                self._look_at = max(self._look_at, now + _SHARE * (now - began))
 
     def find(
         self,
@@ -65,12 +90,13 @@ class Room:
         assert job.run is not None
         run = RunDirectory(job.run)
         refused: list[tuple[Slot, Verdict]] = []
-        for slot in free:
-            found = self._ask(job, run, slot, attending)
-            if found is None or found.fits:
-                self._waits_since.pop(job.id, None)
-                return Turn(slot, found.needed if found is not None else 0)
-            refused.append((slot, found))
+        for ask in (self._found, self._found_with_room):
+            refused.clear()
+            for slot in free:
+                found = ask(job, run, slot, attending)
+                if found is None or found.fits:
+                    return self._given(job, slot, found)
+                refused.append((slot, found))
         self._look_at = self._clock() + _LOOK_SECONDS
         best_slot, best = min(refused, key=lambda each: each[1].needed)
         others = [slot for slot in slots if slot.name not in {s.name for s, _ in refused}]
@@ -80,19 +106,46 @@ class Room:
             words=best.words, holds_others=self._has_waited(job) and _is_ours(best_slot, attending)
         )
 
-    def _ask(
+    def _given(self, job: JobRecord, slot: Slot, found: Verdict | None) -> Turn:
+        needed = found.needed if found is not None else 0
+        if self._always:
+            self._make_room_for(job, slot, needed)
+        self._waits_since.pop(job.id, None)
+        self._asks.pop(job.id, None)
+        self._cards.pop(slot.name, None)
+        return Turn(slot, needed)
+
+    def _found(
         self, job: JobRecord, run: RunDirectory, slot: Slot, attending: Sequence[Attempt]
     ) -> Verdict | None:
-        found = verdict(run, slot, _neighbours(slot, attending))
-        wanted = self._always or (found is not None and not found.fits)
-        asked = self._asked_at.get(job.id)
-        if self._make_room is None or not wanted:
+        if slot.kind != "cuda":
+            return verdict(run, slot, _neighbours(slot, attending))
+        if slot.name not in self._cards:
+            self._cards[slot.name] = memory_of(slot)
+        memory = self._cards[slot.name]
+        return verdict(run, slot, memory=memory) if memory is not None else None
+
+    def _found_with_room(
+        self, job: JobRecord, run: RunDirectory, slot: Slot, attending: Sequence[Attempt]
+    ) -> Verdict | None:
+        """Once more, after served models have left; no free slot does as they are."""
+        found = self._found(job, run, slot, attending)
+        if found is None or not found.ever_fits:
             return found
-        if asked is not None and self._clock() - asked < _ASK_SECONDS:
+        if not self._make_room_for(job, slot, found.needed):
             return found
-        self._asked_at[job.id] = self._clock()
-        self._make_room(slot, found.needed if found is not None else 0)
-        return verdict(run, slot, _neighbours(slot, attending))
+        self._cards.pop(slot.name, None)
+        return self._found(job, run, slot, attending)
+
+    def _make_room_for(self, job: JobRecord, slot: Slot, needed: int) -> bool:
+        """Whether anybody was asked."""
+        times, next_at = self._asks.get(job.id, (0, 0.0))
+        if self._make_room is None or (times and self._clock() < next_at):
+            return False
+        wait = min(_ASK_SECONDS * 2**times, _LONGEST_ASK_SECONDS)
+        self._make_room(slot, needed)
+        self._asks[job.id] = (min(times + 1, 10), self._clock() + wait)
+        return True
 
     def _has_waited(self, job: JobRecord) -> bool:
         since = self._waits_since.setdefault(job.id, self._clock())

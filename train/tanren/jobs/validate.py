@@ -118,7 +118,8 @@ class Validation:
             try:
                 run = self._make_run(report.files)
             except RequestError as fault:
-                error = {"code": fault.code, "message": fault.message, "param": fault.param}
+                code = fault.code or "server_error"
+                error = {"code": code, "message": fault.message, "param": fault.param}
             except StorageError as fault:
                 error = _server_error(str(fault))
         with self._service.database.session() as session:

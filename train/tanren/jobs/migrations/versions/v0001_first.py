@@ -123,6 +123,7 @@ def _jobs() -> None:
     )
     op.create_index("ix_jobs_training_file", "jobs", ["training_file"])
     op.create_index("jobs_by_turn", "jobs", ["status", "priority", "place"])
+    op.create_index("jobs_by_slot", "jobs", ["slot"])
 
 
 def _what_jobs_make() -> None:
