@@ -303,10 +303,10 @@ def _timed(server: service.Server, path: str, asked: dict[str, Any], expected: i
 def _fill(home: Path, jobs: int, events: int) -> str:
     """Paused jobs (so that no dispatcher starts them), and events of the first one."""
     from sqlalchemy import insert
-    from tanren.jobs.service import JobService
 
-    from tanren.jobs.settings import load_service
-    from tanren.jobs.tables import EventRow, FileRow, JobRow
+    from tanren.jobs.service import JobService
+    from tanren.store.settings import load_service
+    from tanren.store.tables import EventRow, FileRow, JobRow
 
     config = load_service(
         report.REPOSITORY / "configs" / "serve.yaml", [f"folder={home / 'service'}"]

@@ -26,8 +26,8 @@ from tanren.distill.constraints import KINDS
 from tanren.distill.settings import DistillConfig, IdeasConfig, LocalTeacherConfig, SourceConfig
 from tanren.endpoint import EndpointConfig
 from tanren.endpoint.settings import Budget, Prices
-from tanren.jobs.settings import Base, Limits, ServiceConfig, Serving
 from tanren.methods import METHODS
+from tanren.store.settings import Base, Limits, ServiceConfig, Serving
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGE = DOCS / "settings.md"
@@ -96,8 +96,8 @@ Unknown keys and wrong values are errors with their place and remedy.
 SERVE_INTRODUCTION = """\
 # Settings of the service
 
-Written by `make docs` from the descriptions in `train/tanren/jobs/settings.py`. A file that runs as
-it is: `configs/serve.yaml`; the settings of a run, which stand in `models[].run`:
+Written by `make docs` from the descriptions in `train/tanren/store/settings.py`. A file that runs
+as it is: `configs/serve.yaml`; the settings of a run, which stand in `models[].run`:
 [settings.md](settings.md).
 
 ```yaml

@@ -25,12 +25,12 @@ FLOORS: dict[str, int] = {
     "generate": 2, "loss": 2, "model": 2, "targets": 2, "template": 2,
     "artefact": 3, "checkpoint": 3, "evaluate": 3, "export": 3, "gate": 3, "preference": 3,
     "proof": 3, "sft": 3, "stepwise": 3, "moderate": 3, "watch": 3,
-    "engine": 4, "evaluation": 4, "pipeline": 4, "quote": 4, "session": 4,
+    "engine": 4, "evaluation": 4, "pipeline": 4, "quote": 4, "session": 4, "store": 4,
     "compare": 5, "distill": 5, "jobs": 5,
     "api": 6, "cli": 6, "__main__": 6,
 }  # fmt: skip
 TORCH_FREE_FLOORS = (0, 1)
-TORCH_FREE_ROOMS = ("api", "jobs")  # what starts other processes stays small itself
+TORCH_FREE_ROOMS = ("api", "jobs", "store")  # what starts other processes stays small itself
 TORCH_FREE_MODULES = ("tanren.engine", "tanren.engine.wire", "tanren.engine.lines",
                       "tanren.engine.client")  # fmt: skip
 HEAVY = ("torch", "transformers", "peft", "datasets", "trl", "bitsandbytes", "accelerate")

@@ -52,7 +52,7 @@ def test_the_python_of_the_image_is_one_that_the_project_takes() -> None:
 
 
 def test_images_run_as_a_user_and_serve_with_keys_demanded() -> None:
-    from tanren.jobs.settings import load_service
+    from tanren.store.settings import load_service
 
     commands = [json.loads(words) for words in instructions("CMD") if words.startswith("[")]
     assert len(commands) == 2 and commands[0] == commands[1]

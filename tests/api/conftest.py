@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 
 from tanren.api.app import create_app
 from tanren.jobs.service import JobService
-from tanren.jobs.settings import Base, Limits, ServiceConfig
+from tanren.store.settings import Base, Limits, ServiceConfig
 
 TINY = Path(__file__).resolve().parents[2] / "data" / "tiny-chat"
 

@@ -8,7 +8,7 @@ import pytest
 
 from tanren.api.chat_body import engine_request, read_chat
 from tanren.engine.wire import ChatRequest, Constraint, Target
-from tanren.jobs.errors import InvalidRequest
+from tanren.store.errors import InvalidRequest
 
 USER = {"role": "user", "content": "hi"}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}

@@ -10,9 +10,9 @@ from api.scripted import ScriptedEngine
 from starlette.testclient import TestClient
 
 from tanren.api.guard import Rates, scope_of
-from tanren.jobs.errors import LimitExceeded
-from tanren.jobs.keys import SCOPES
 from tanren.jobs.service import JobService
+from tanren.store.errors import LimitExceeded
+from tanren.store.keys import SCOPES
 
 MODELS = "/v1/models"
 

@@ -22,7 +22,7 @@ from tanren.engine import client as client_module
 from tanren.engine.client import EngineClient
 from tanren.engine.lines import order_line, read_replies
 from tanren.engine.wire import ChatRequest, EngineSettings, EngineState
-from tanren.jobs.settings import Serving
+from tanren.store.settings import Serving
 
 TO = target(tiny.TINY_CHAT)
 ENDLESS = {"max_tokens": 900, "logit_bias": {2: -100.0}}

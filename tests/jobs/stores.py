@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tanren.jobs.records import JobStatus
 from tanren.jobs.service import JobService
-from tanren.jobs.settings import ServiceConfig
-from tanren.jobs.stamps import new_id
-from tanren.jobs.tables import JobRow, ModelRow
+from tanren.store.records import JobStatus
+from tanren.store.settings import ServiceConfig
+from tanren.store.stamps import new_id
+from tanren.store.tables import JobRow, ModelRow
 
 SOURCES = Path(__file__).resolve().parents[2] / "train"
 START = 1_800_000_000

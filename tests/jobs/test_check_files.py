@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from jobs.stores import SOURCES, config
 
-from tanren.jobs.records import JobRecord, JobRequest
 from tanren.jobs.service import JobService
 from tanren.jobs.validate import Validation
 from tanren.rundir import RunDirectory
+from tanren.store.records import JobRecord, JobRequest
 
 TINY = SOURCES.parent / "data" / "tiny-chat"
 GOOD = {

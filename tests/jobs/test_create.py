@@ -13,10 +13,10 @@ import pytest
 from jobs.stores import add_job, add_model, config
 
 from tanren.jobs.auto import auto_batch_size, auto_epochs
-from tanren.jobs.errors import Conflict, InvalidRequest, LimitExceeded
 from tanren.jobs.naming import checkpoint_name, tuned_name
-from tanren.jobs.records import JobRequest
 from tanren.jobs.service import JobService
+from tanren.store.errors import Conflict, InvalidRequest, LimitExceeded
+from tanren.store.records import JobRequest
 
 WANDB = {"type": "wandb", "wandb": {"project": "p"}}
 

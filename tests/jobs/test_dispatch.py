@@ -21,10 +21,10 @@ from jobs.stores import SOURCES, config
 from tanren.errors import UserError
 from tanren.jobs.dispatch import Dispatcher, dispatcher_of
 from tanren.jobs.process import Stop, process_of
-from tanren.jobs.records import EventRecord, JobRecord, JobRequest
 from tanren.jobs.service import JobService
 from tanren.jobs.slots import Slot
 from tanren.rundir import RunDirectory, write_text
+from tanren.store.records import EventRecord, JobRecord, JobRequest
 
 DATA = SOURCES.parent / "data"
 SLOT = Slot("here", {"PYTHONPATH": str(SOURCES), "OMP_NUM_THREADS": "1", "TANREN_DEVICE": "cpu"})

@@ -17,11 +17,11 @@ from tanren.config import RunConfig
 from tanren.errors import Fault, StorageError
 from tanren.jobs.dispatch import Dispatcher
 from tanren.jobs.process import Stop
-from tanren.jobs.records import JobStatus
 from tanren.jobs.rows import job_row
 from tanren.jobs.service import JobService
 from tanren.jobs.slots import Slot
 from tanren.rundir import RunDirectory
+from tanren.store.records import JobStatus
 
 SLOT = Slot("here")
 LINE = b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'

@@ -14,7 +14,6 @@ from jobs.stores import add_job, config
 from tanren.config import RunConfig
 from tanren.jobs.follow import Follower
 from tanren.jobs.process import RunEnd
-from tanren.jobs.records import EventRecord
 from tanren.jobs.service import JobService
 from tanren.jobs.settle import (
     Failure,
@@ -25,6 +24,7 @@ from tanren.jobs.settle import (
     settle_success,
 )
 from tanren.rundir import RunDirectory, write_json
+from tanren.store.records import EventRecord
 
 TIME = "2026-11-22T14:00:00.000+00:00"
 AT = 1_795_356_000

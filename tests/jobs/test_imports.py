@@ -10,9 +10,9 @@ import pytest
 from jobs.stores import config
 
 from tanren.errors import DataError
-from tanren.jobs.errors import InvalidState
 from tanren.jobs.imports import PastJob, import_job
 from tanren.jobs.service import JobService
+from tanren.store.errors import InvalidState
 
 CSV = (
     b"step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy\n"

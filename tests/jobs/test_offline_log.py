@@ -9,8 +9,8 @@ import pytest
 
 from tanren.jobs.attempts import _private
 from tanren.jobs.run_settings import Start, run_config
-from tanren.jobs.settings import Base
 from tanren.jobs.slots import Slot
+from tanren.store.settings import Base
 
 NAMED = ({"type": "wandb", "wandb": {"project": "私の計画"}},)
 

@@ -11,13 +11,13 @@ import pytest
 from jobs.stores import add_job, config
 from sqlalchemy import func, select
 
-from tanren.jobs.errors import InvalidRequest, InvalidState, NotFound
 from tanren.jobs.queue import JobQueue
-from tanren.jobs.records import TERMINAL, JobStatus
 from tanren.jobs.service import JobService
 from tanren.jobs.states import STATUSES, become, may_become
-from tanren.jobs.tables import EventRow
 from tanren.jobs.telling import Told, tell
+from tanren.store.errors import InvalidRequest, InvalidState, NotFound
+from tanren.store.records import TERMINAL, JobStatus
+from tanren.store.tables import EventRow
 
 LEGAL = {
     ("validating_files", "queued"), ("queued", "running"), ("running", "succeeded"),

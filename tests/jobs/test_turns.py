@@ -15,12 +15,12 @@ from tanren.devices import host_memory
 from tanren.jobs.attempts import Attempt
 from tanren.jobs.follow import Follower
 from tanren.jobs.memory import Memory, Neighbour, memory_of, verdict
-from tanren.jobs.records import JobRecord
 from tanren.jobs.service import JobService
 from tanren.jobs.slots import VISIBLE, Slot
 from tanren.jobs.start import begin_running, refuse_start, say_waiting
 from tanren.jobs.turns import OVERTAKING_SECONDS, Room
 from tanren.rundir import RunDirectory, write_json
+from tanren.store.records import JobRecord
 
 CPU = Slot("CPU 1/2", {})
 TWO = (CPU, Slot("CPU 2/2", {}))

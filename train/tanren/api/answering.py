@@ -24,7 +24,7 @@ from tanren.engine.wire import (
     ToolCall,
     Unloaded,
 )
-from tanren.jobs.errors import InvalidRequest, LimitExceeded, NotFound, RequestError
+from tanren.store.errors import InvalidRequest, LimitExceeded, NotFound, RequestError
 
 _RETRY_SECONDS = 2.0
 

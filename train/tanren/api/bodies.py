@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 from starlette.requests import Request
 
-from tanren.jobs.errors import InvalidRequest
+from tanren.store.errors import InvalidRequest
 
 DEEPEST = 64
 """Objects and arrays inside each other."""

@@ -20,8 +20,8 @@ from tanren.api.limits import Patience
 from tanren.api.metrics import Metrics
 from tanren.api.watch import seen
 from tanren.engine.wire import Target
-from tanren.jobs.errors import NotFound
 from tanren.jobs.service import JobService
+from tanren.store.errors import NotFound
 
 
 def routes(

@@ -19,7 +19,7 @@ from pydantic import (
 from tanren.api.messages import ROLES, read_messages
 from tanren.api.wording import each, fault, joined, kind, wrong_type
 from tanren.engine.wire import ChatRequest, Constraint, Target
-from tanren.jobs.errors import InvalidRequest
+from tanren.store.errors import InvalidRequest
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MOST_STOPS = 4

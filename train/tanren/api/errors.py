@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 
 from tanren.api.wording import said
 from tanren.errors import StorageError, UserError
-from tanren.jobs.errors import LimitExceeded, RequestError
+from tanren.store.errors import LimitExceeded, RequestError
 
 LONGEST_WAIT_SECONDS = 120
 """A longer `Retry-After` makes the Python client give up instead of waiting."""

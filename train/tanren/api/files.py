@@ -14,9 +14,9 @@ from starlette.concurrency import run_in_threadpool
 from tanren.api.document import form_of
 from tanren.api.form import Form, read_form
 from tanren.api.objects import DeletedFile, File, NamedList
-from tanren.jobs.errors import InvalidRequest, NotFound
-from tanren.jobs.files import PURPOSES, FileReceiver
 from tanren.jobs.service import JobService
+from tanren.store.errors import InvalidRequest, NotFound
+from tanren.store.files import PURPOSES, FileReceiver
 
 _OCTETS = "application/octet-stream"
 _SENT_AT_ONCE = 3 * 64 * 1024

@@ -13,7 +13,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from tanren.jobs.errors import InvalidRequest
+from tanren.store.errors import InvalidRequest
 
 _WRITTEN_AT_ONCE = 1024 * 1024
 _LONGEST_VALUE = 4096

@@ -19,9 +19,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tanren.api.errors import response_to
 from tanren.api.watch import seen
-from tanren.jobs.errors import Forbidden, LimitExceeded, RequestError, Unauthorized
-from tanren.jobs.keys import Keys
-from tanren.jobs.settings import ServiceConfig
+from tanren.store.errors import Forbidden, LimitExceeded, RequestError, Unauthorized
+from tanren.store.keys import Keys
+from tanren.store.settings import ServiceConfig
 
 OPEN_PATHS = frozenset(("/healthz", "/readyz"))
 """Answered without a key: they say no more than that the service is there."""

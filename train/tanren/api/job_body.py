@@ -9,8 +9,8 @@ from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
-from tanren.jobs.errors import InvalidRequest
-from tanren.jobs.records import JobRequest
+from tanren.store.errors import InvalidRequest
+from tanren.store.records import JobRequest
 
 
 def _or_auto(schema: Mapping[str, Any]) -> dict[str, Any]:

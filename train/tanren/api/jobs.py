@@ -14,8 +14,8 @@ from tanren.api.document import body_of
 from tanren.api.job_body import JobBody
 from tanren.api.objects import Checkpoint, Event, Job, ListOf, NamedList
 from tanren.api.watch import seen
-from tanren.jobs.errors import InvalidRequest
 from tanren.jobs.service import JobService
+from tanren.store.errors import InvalidRequest
 
 _PATH = "/v1/fine_tuning/jobs"
 _MOST = 10_000

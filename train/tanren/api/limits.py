@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tanren.api.errors import Timeout
-from tanren.jobs.errors import TooLarge
-from tanren.jobs.settings import Limits
+from tanren.store.errors import TooLarge
+from tanren.store.settings import Limits
 
 
 @dataclass(frozen=True, slots=True)

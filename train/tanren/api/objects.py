@@ -7,7 +7,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tanren.jobs.records import (
+from tanren.store.records import (
     CheckpointRecord,
     EventRecord,
     EventType,

@@ -18,8 +18,8 @@ from tanren.cli.options import Json
 from tanren.cli.output import of
 
 if TYPE_CHECKING:
-    from tanren.jobs.keys import Keys
-    from tanren.jobs.records import KeyRecord
+    from tanren.store.keys import Keys
+    from tanren.store.records import KeyRecord
 
 app = typer.Typer(rich_markup_mode="rich", no_args_is_help=True)
 
@@ -122,7 +122,7 @@ def revoke(
 @contextlib.contextmanager
 def _opened(config: Path | None) -> Iterator[Keys]:
     from tanren.jobs.service import JobService
-    from tanren.jobs.settings import load_service, service_file
+    from tanren.store.settings import load_service, service_file
 
     with JobService(load_service(service_file(config))) as service:
         yield service.keys

@@ -18,8 +18,8 @@ from tanren.cli.output import Output, mistake, of
 from tanren.errors import Interrupted
 
 if TYPE_CHECKING:
-    from tanren.jobs.records import JobRecord, JobRequest
     from tanren.jobs.service import JobService
+    from tanren.store.records import JobRecord, JobRequest
 
 app = typer.Typer(rich_markup_mode="rich")
 Job = Annotated[
@@ -133,7 +133,7 @@ def submit(
     tanren jobs submit chats.jsonl --valid held_out.jsonl method=dora rank=32
     """
     from tanren.config import read_value
-    from tanren.jobs.records import JobRequest
+    from tanren.store.records import JobRequest
 
     chosen = {
         "n_epochs": epochs,
@@ -411,7 +411,7 @@ def _change(
 @contextlib.contextmanager
 def _opened(config: Path | None) -> Iterator[JobService]:
     from tanren.jobs.service import JobService
-    from tanren.jobs.settings import load_service, service_file
+    from tanren.store.settings import load_service, service_file
 
     with JobService(load_service(service_file(config))) as service:
         yield service
@@ -425,7 +425,7 @@ def _dispatcher(service: JobService) -> int | None:
 
 def _id(service: JobService, words: str) -> str:
     """The job whose id it is, or the only one of the newest 1,000 whose id begins or ends so."""
-    from tanren.jobs.errors import NotFound
+    from tanren.store.errors import NotFound
 
     try:
         return service.jobs.get(words).id

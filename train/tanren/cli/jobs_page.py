@@ -13,7 +13,7 @@ from rich.text import Text
 from tanren.cli.display import count, duration, facts, heading, one_line, row, table, text
 
 if TYPE_CHECKING:
-    from tanren.jobs.records import CheckpointRecord, EventRecord, JobRecord
+    from tanren.store.records import CheckpointRecord, EventRecord, JobRecord
 
 STYLES: Mapping[str, str] = {
     "succeeded": "green",

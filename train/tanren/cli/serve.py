@@ -41,7 +41,7 @@ def serve(
     tanren serve host=0.0.0.0             # demands keys: tanren keys create NAME
     """
     path, overrides = _settings(words or ())
-    from tanren.jobs.settings import load_service, service_file
+    from tanren.store.settings import load_service, service_file
 
     config = load_service(service_file(path), overrides)
     _require_extra()

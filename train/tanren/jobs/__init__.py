@@ -1,7 +1,9 @@
-"""Runs in processes of their own, side by side: what comparisons and the service use.
+"""Runs in processes of their own, side by side, and the service's queue of them.
 
 `find_slots` says where, `Pool` hands slots out, `run_to_end` brings one run to its end from
-wherever it stands, `command_to_end` does so with any other command. Nothing here imports torch.
+wherever it stands, `command_to_end` does so with any other command. `queue` takes jobs, `dispatch`
+brings them to their ends, `service` is the door to both and to the `store`. Nothing here imports
+torch.
 """
 
 from tanren.jobs.pool import Pool

@@ -14,9 +14,9 @@ import yaml
 
 from tanren.config import DataConfig, EvaluationConfig, TrainingConfig, flattened, read_value
 from tanren.errors import Fault
-from tanren.jobs.errors import InvalidRequest
-from tanren.jobs.records import JobRequest
 from tanren.methods import METHODS
+from tanren.store.errors import InvalidRequest
+from tanren.store.records import JobRequest
 from tanren.strict_json import close_match, quoted, shown
 
 MOST_INTEGRATIONS, MOST_PAIRS, LONGEST_KEY, LONGEST_VALUE, LONGEST_SUFFIX = 5, 16, 64, 512, 64

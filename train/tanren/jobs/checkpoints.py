@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 
 from tanren.jobs.naming import checkpoint_name
 from tanren.jobs.rows import job_row
-from tanren.jobs.stamps import new_id, now
-from tanren.jobs.tables import CheckpointRow, EventRow, JobRow, ModelRow
+from tanren.store.stamps import new_id, now
+from tanren.store.tables import CheckpointRow, EventRow, JobRow, ModelRow
 
 KEPT = 3
 _METRICS = (

@@ -9,7 +9,6 @@ from tanren.errors import StorageError
 from tanren.jobs.attempts import Attempt
 from tanren.jobs.follow import highest_step
 from tanren.jobs.process import RunEnd
-from tanren.jobs.records import JobRecord
 from tanren.jobs.settle import (
     failure_of,
     is_over,
@@ -21,6 +20,7 @@ from tanren.jobs.settle import (
     settle_success,
 )
 from tanren.jobs.telling import Told, numbered, tell
+from tanren.store.records import JobRecord
 
 if TYPE_CHECKING:
     from tanren.jobs.service import JobService

@@ -15,15 +15,15 @@ from sqlalchemy.orm import Session
 from tanren.errors import RunError
 from tanren.jobs.asked import MOST_SEED, asked_settings, check_form
 from tanren.jobs.auto import resolved
-from tanren.jobs.errors import Conflict, InvalidRequest, LimitExceeded, NotFound
-from tanren.jobs.records import JobRequest
 from tanren.jobs.run_settings import Start, run_config, writes_offline_log
-from tanren.jobs.settings import ServiceConfig
-from tanren.jobs.stamps import new_id, now
 from tanren.jobs.states import ACTIVE
-from tanren.jobs.tables import FileRow, JobRow, ModelRow
 from tanren.jobs.telling import Told, tell
 from tanren.rundir import read_json
+from tanren.store.errors import Conflict, InvalidRequest, LimitExceeded, NotFound
+from tanren.store.records import JobRequest
+from tanren.store.settings import ServiceConfig
+from tanren.store.stamps import new_id, now
+from tanren.store.tables import FileRow, JobRow, ModelRow
 
 if TYPE_CHECKING:
     from tanren.jobs.service import JobService

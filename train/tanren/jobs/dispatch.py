@@ -35,15 +35,15 @@ from tanren.jobs.attempts import Attempt
 from tanren.jobs.conclude import Concluding
 from tanren.jobs.follow import Follower
 from tanren.jobs.process import GRACE_SECONDS, Stop, process_of
-from tanren.jobs.records import TERMINAL, JobRecord, JobStatus
 from tanren.jobs.rows import job_record
 from tanren.jobs.settle import give_up, leave
 from tanren.jobs.slots import Slot, find_slots
 from tanren.jobs.start import begin_running, refuse_start, say_waiting
-from tanren.jobs.tables import JobRow
 from tanren.jobs.turns import Room, Turn
 from tanren.jobs.validate import Validation
 from tanren.rundir import RunDirectory, name_process, named_process
+from tanren.store.records import TERMINAL, JobRecord, JobStatus
+from tanren.store.tables import JobRow
 
 if TYPE_CHECKING:
     from tanren.jobs.service import JobService

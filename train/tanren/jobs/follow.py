@@ -18,11 +18,11 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from tanren.jobs.checkpoints import Saved, add_checkpoint
-from tanren.jobs.records import TERMINAL
 from tanren.jobs.rows import job_row
-from tanren.jobs.tables import JobRow
 from tanren.jobs.telling import Told, keyed_by, tell
 from tanren.rundir import RunDirectory
+from tanren.store.records import TERMINAL
+from tanren.store.tables import JobRow
 
 if TYPE_CHECKING:
     from tanren.jobs.service import JobService

@@ -17,10 +17,10 @@ from sqlalchemy.orm import Session
 
 from tanren.errors import DataError, Fault
 from tanren.jobs.create import PREFIX
-from tanren.jobs.records import FileRecord, JobRecord
-from tanren.jobs.stamps import new_id, now
-from tanren.jobs.tables import JobRow
 from tanren.jobs.telling import Told, tell
+from tanren.store.records import FileRecord, JobRecord
+from tanren.store.stamps import new_id, now
+from tanren.store.tables import JobRow
 
 if TYPE_CHECKING:
     from tanren.jobs.service import JobService

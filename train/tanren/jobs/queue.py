@@ -12,9 +12,12 @@ from sqlalchemy.orm import Session
 
 from tanren.jobs.asked import checked_priority
 from tanren.jobs.create import create
-from tanren.jobs.errors import InvalidRequest
-from tanren.jobs.pages import cursor, page
-from tanren.jobs.records import (
+from tanren.jobs.rows import checkpoint_record, event_record, job_record, job_row
+from tanren.jobs.states import ACTIVE, STATUSES, become, refuse
+from tanren.jobs.telling import Told, numbered, tell
+from tanren.store.errors import InvalidRequest
+from tanren.store.pages import cursor, page
+from tanren.store.records import (
     CheckpointRecord,
     EventRecord,
     JobRecord,
@@ -22,10 +25,7 @@ from tanren.jobs.records import (
     JobStatus,
     Page,
 )
-from tanren.jobs.rows import checkpoint_record, event_record, job_record, job_row
-from tanren.jobs.states import ACTIVE, STATUSES, become, refuse
-from tanren.jobs.tables import CheckpointRow, EventRow, JobRow
-from tanren.jobs.telling import Told, numbered, tell
+from tanren.store.tables import CheckpointRow, EventRow, JobRow
 
 if TYPE_CHECKING:
     from tanren.jobs.service import JobService

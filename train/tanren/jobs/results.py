@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from tanren.jobs.tables import EventRow
+from tanren.store.tables import EventRow
 
 COLUMNS = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
 _KEYS = ("step", "train_loss", "train_mean_token_accuracy", *COLUMNS[3:])

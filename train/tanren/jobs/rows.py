@@ -7,8 +7,8 @@ from typing import cast
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from tanren.jobs.errors import NotFound
-from tanren.jobs.records import (
+from tanren.store.errors import NotFound
+from tanren.store.records import (
     CheckpointRecord,
     EventRecord,
     EventType,
@@ -17,7 +17,7 @@ from tanren.jobs.records import (
     JobStatus,
     Level,
 )
-from tanren.jobs.tables import CheckpointRow, EventRow, JobRow
+from tanren.store.tables import CheckpointRow, EventRow, JobRow
 
 
 def job_row(session: Session, id: str) -> JobRow:

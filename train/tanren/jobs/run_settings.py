@@ -12,8 +12,8 @@ from typing import Any
 from tanren.config import RunConfig, flattened, lay, validate
 from tanren.errors import ConfigError
 from tanren.jobs.asked import MEANS, refused_settings
-from tanren.jobs.errors import InvalidRequest
-from tanren.jobs.settings import Base
+from tanren.store.errors import InvalidRequest
+from tanren.store.settings import Base
 
 KEPT_CHECKPOINTS = 4
 """The API lists the last three epochs; one more may be that of a pause."""

@@ -6,16 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from tanren.jobs.database import Database
-from tanren.jobs.files import Files
-from tanren.jobs.keys import Keys
-from tanren.jobs.models import Models
 from tanren.jobs.queue import JobQueue
-from tanren.jobs.settings import ServiceConfig
-from tanren.jobs.stamps import now
-from tanren.jobs.stored import make_private_folder
-from tanren.jobs.uploads import Uploads
 from tanren.rundir import storage_errors
+from tanren.store.database import Database
+from tanren.store.files import Files
+from tanren.store.keys import Keys
+from tanren.store.models import Models
+from tanren.store.settings import ServiceConfig
+from tanren.store.stamps import now
+from tanren.store.stored import make_private_folder
+from tanren.store.uploads import Uploads
 
 
 class JobService:

@@ -14,14 +14,14 @@ from sqlalchemy.orm import Session
 from tanren.jobs.checkpoints import Saved, add_result
 from tanren.jobs.naming import tuned_name
 from tanren.jobs.process import RunEnd
-from tanren.jobs.records import TERMINAL, FileRecord, JobRecord, JobStatus
 from tanren.jobs.results import result_csv
 from tanren.jobs.rows import job_record, job_row
-from tanren.jobs.stamps import now
 from tanren.jobs.states import become
-from tanren.jobs.tables import JobRow
 from tanren.jobs.telling import Told, numbered, sentences, tell
 from tanren.rundir import RunDirectory, read_json
+from tanren.store.records import TERMINAL, FileRecord, JobRecord, JobStatus
+from tanren.store.stamps import now
+from tanren.store.tables import JobRow
 
 if TYPE_CHECKING:
     from tanren.jobs.service import JobService

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 from sqlalchemy import update
 
 from tanren.jobs.follow import highest_step
-from tanren.jobs.records import JobRecord
 from tanren.jobs.rows import job_row
 from tanren.jobs.run_settings import shown_hyperparameters
 from tanren.jobs.slots import Slot
-from tanren.jobs.stamps import now
 from tanren.jobs.states import become
-from tanren.jobs.tables import JobRow
 from tanren.jobs.telling import Told, numbered, tell
 from tanren.rundir import RunDirectory
+from tanren.store.records import JobRecord
+from tanren.store.stamps import now
+from tanren.store.tables import JobRow
 
 if TYPE_CHECKING:
     from tanren.jobs.service import JobService

@@ -19,10 +19,10 @@ from typing import Any, Final, cast, get_args
 from sqlalchemy import CursorResult, update
 from sqlalchemy.orm import Session
 
-from tanren.jobs.errors import InvalidState
-from tanren.jobs.records import TERMINAL, JobStatus
-from tanren.jobs.stamps import now
-from tanren.jobs.tables import JobRow
+from tanren.store.errors import InvalidState
+from tanren.store.records import TERMINAL, JobStatus
+from tanren.store.stamps import now
+from tanren.store.tables import JobRow
 
 STATUSES: Final[tuple[JobStatus, ...]] = get_args(JobStatus)
 _NEXT: Final[Mapping[JobStatus, frozenset[JobStatus]]] = {

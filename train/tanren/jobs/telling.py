@@ -10,9 +10,9 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from tanren.jobs.records import EventType, Level
-from tanren.jobs.stamps import new_id, now
-from tanren.jobs.tables import EventRow
+from tanren.store.records import EventType, Level
+from tanren.store.stamps import new_id, now
+from tanren.store.tables import EventRow
 
 _KEYS_AT_ONCE = 500
 

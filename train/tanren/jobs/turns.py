@@ -11,9 +11,9 @@ from typing import Literal
 from tanren.jobs.attempts import Attempt
 from tanren.jobs.memory import Memory, Neighbour, Verdict, memory_of, verdict
 from tanren.jobs.process import process_of
-from tanren.jobs.records import JobRecord
 from tanren.jobs.slots import Slot
 from tanren.rundir import RunDirectory
+from tanren.store.records import JobRecord
 
 OVERTAKING_SECONDS = 600.0
 """So long jobs behind one that waits for our own jobs' memory may go ahead of it."""

@@ -16,15 +16,15 @@ from tanren.jobs.auto import resolved
 from tanren.jobs.base_files import base_file
 from tanren.jobs.check_files import FileReport, FileSpec, Report, Spec
 from tanren.jobs.create import start_of
-from tanren.jobs.errors import NotFound, RequestError
 from tanren.jobs.process import Child
-from tanren.jobs.records import JobRecord
 from tanren.jobs.rows import job_record, job_row
 from tanren.jobs.run_settings import run_config
 from tanren.jobs.slots import Slot
 from tanren.jobs.states import become
 from tanren.jobs.telling import Told, tell
 from tanren.rundir import RunDirectory, storage_errors, write_json
+from tanren.store.errors import NotFound, RequestError
+from tanren.store.records import JobRecord
 
 if TYPE_CHECKING:
     from tanren.jobs.service import JobService

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from tanren.errors import ConfigError, Fault, StorageError, TanrenError
-from tanren.jobs.errors import InvalidRequest
-from tanren.jobs.migrations import HEAD
-from tanren.jobs.migrations.run import missing_package, revision_of, upgrade
 from tanren.rundir import one_at_a_time, storage_errors
+from tanren.store.errors import InvalidRequest
+from tanren.store.migrations import HEAD
+from tanren.store.migrations.run import missing_package, revision_of, upgrade
 
 try:
     from sqlalchemy import Connection, Engine, create_engine, event

@@ -11,10 +11,10 @@ from cli.commands import Ended
 from jobs.stores import START, Clock, config
 
 from tanren.cli import main
-from tanren.jobs.errors import Forbidden, InvalidRequest, NotFound, Unauthorized
-from tanren.jobs.keys import SCOPES
 from tanren.jobs.service import JobService
-from tanren.jobs.tables import KeyRow
+from tanren.store.errors import Forbidden, InvalidRequest, NotFound, Unauthorized
+from tanren.store.keys import SCOPES
+from tanren.store.tables import KeyRow
 
 
 @pytest.fixture
@@ -134,6 +134,7 @@ def tanren(
     """The command line, in a folder with settings of a service."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TANREN_HOME", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "200")  # where a name is broken depends on the random key
     (tmp_path / "configs").mkdir()
     settings = "models: [{id: tiny, name: data/tiny-chat}]\n"
     (tmp_path / "configs" / "serve.yaml").write_text(settings, encoding="utf-8")

@@ -26,12 +26,12 @@ from sqlalchemy import select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from tanren.errors import ConfigError, StorageError
-from tanren.jobs.database import Database
-from tanren.jobs.errors import InvalidRequest, RequestError
-from tanren.jobs.migrations import FOLDER, HEAD, KNOWN
-from tanren.jobs.pages import cursor, page
 from tanren.jobs.service import JobService
-from tanren.jobs.tables import EventRow, JobRow, Table
+from tanren.store.database import Database
+from tanren.store.errors import InvalidRequest, RequestError
+from tanren.store.migrations import FOLDER, HEAD, KNOWN
+from tanren.store.pages import cursor, page
+from tanren.store.tables import EventRow, JobRow, Table
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ from pathlib import Path
 from jobs.stores import config
 from sqlalchemy import select
 from tanren.jobs.service import JobService
-from tanren.jobs.tables import JobRow
+from tanren.store.tables import JobRow
 with JobService(config(Path(sys.argv[1]), database=sys.argv[2] or None)) as service:
 """
 COUNT = (
@@ -338,7 +338,7 @@ def test_a_missing_package_is_named(missing: str, url: str, remedy: str, tmp_pat
         f"import sys; from pathlib import Path; sys.modules[{missing!r}] = None\n"
         "from tanren.errors import ConfigError\n"
         "try:\n"
-        "    from tanren.jobs.database import Database\n"
+        "    from tanren.store.database import Database\n"
         f"    Database({url}, Path(sys.argv[1]))\n"
         "except ConfigError as error: print(error)\n"
     )

@@ -15,14 +15,14 @@ from types import TracebackType
 from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.orm import Session
 
-from tanren.jobs.database import Database
-from tanren.jobs.errors import Conflict, InvalidRequest, NotFound, TooLarge
-from tanren.jobs.pages import cursor, page
-from tanren.jobs.records import TERMINAL, FileRecord, Page
-from tanren.jobs.settings import Limits
-from tanren.jobs.stamps import is_id, new_id, now
-from tanren.jobs.stored import Incoming, discard_leftovers
-from tanren.jobs.tables import FileRow, JobRow, PartRow, UploadRow
+from tanren.store.database import Database
+from tanren.store.errors import Conflict, InvalidRequest, NotFound, TooLarge
+from tanren.store.pages import cursor, page
+from tanren.store.records import TERMINAL, FileRecord, Page
+from tanren.store.settings import Limits
+from tanren.store.stamps import is_id, new_id, now
+from tanren.store.stored import Incoming, discard_leftovers
+from tanren.store.tables import FileRow, JobRow, PartRow, UploadRow
 
 PURPOSES = ("fine-tune", "assistants", "batch", "user_data", "vision", "evals")
 RESULTS = "fine-tune-results"

@@ -16,9 +16,9 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from tanren.errors import Fault, StorageError
-from tanren.jobs.database import Database
-from tanren.jobs.errors import InvalidRequest, LimitExceeded, NotFound, TooLarge
-from tanren.jobs.files import (
+from tanren.store.database import Database
+from tanren.store.errors import InvalidRequest, LimitExceeded, NotFound, TooLarge
+from tanren.store.files import (
     FileReceiver,
     Files,
     as_record,
@@ -27,11 +27,11 @@ from tanren.jobs.files import (
     checked_purpose,
     ensure_room,
 )
-from tanren.jobs.records import FileRecord, PartRecord, UploadRecord
-from tanren.jobs.settings import Limits
-from tanren.jobs.stamps import is_id, new_id, now
-from tanren.jobs.stored import Incoming, discard_leftovers
-from tanren.jobs.tables import FileRow, PartRow, UploadRow
+from tanren.store.records import FileRecord, PartRecord, UploadRecord
+from tanren.store.settings import Limits
+from tanren.store.stamps import is_id, new_id, now
+from tanren.store.stored import Incoming, discard_leftovers
+from tanren.store.tables import FileRow, PartRow, UploadRow
 
 LIFETIME_SECONDS = 3600
 MOST_PARTS = 10_000

@@ -14,12 +14,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from tanren.engine.wire import Target
-from tanren.jobs.database import Database
-from tanren.jobs.errors import Conflict, Forbidden, NotFound
-from tanren.jobs.records import TERMINAL, ModelRecord
-from tanren.jobs.settings import Base, ServiceConfig
-from tanren.jobs.stamps import now
-from tanren.jobs.tables import JobRow, ModelRow
+from tanren.store.database import Database
+from tanren.store.errors import Conflict, Forbidden, NotFound
+from tanren.store.records import TERMINAL, ModelRecord
+from tanren.store.settings import Base, ServiceConfig
+from tanren.store.stamps import now
+from tanren.store.tables import JobRow, ModelRow
 
 OWNER = "tanren"
 """Of bases and aliases."""

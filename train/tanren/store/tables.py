@@ -1,4 +1,4 @@
-"""The database's tables. A change needs a migration (`jobs/migrations/`); a test compares both.
+"""The database's tables. A change needs a migration (`store/migrations/`); a test compares both.
 
 `number` orders what was made within the same second and is what pages go by. Deleted files and
 models keep their row, marked, so that a page can go on after them.

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tanren.errors import ConfigError
-from tanren.jobs.settings import OPENAI_NAMES, ServiceConfig, load_service, service_file
+from tanren.store.settings import OPENAI_NAMES, ServiceConfig, load_service, service_file
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY: dict[str, Any] = {"models": [{"id": "tiny", "name": "data/tiny-chat"}]}

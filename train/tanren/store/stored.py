@@ -16,8 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from tanren.jobs.errors import TooLarge
 from tanren.rundir import storage_errors
+from tanren.store.errors import TooLarge
 
 try:
     import fcntl

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tanren.errors import ConfigError, Fault
-from tanren.jobs.migrations import FOLDER, HEAD, KNOWN
+from tanren.store.migrations import FOLDER, HEAD, KNOWN
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

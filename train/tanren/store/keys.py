@@ -17,11 +17,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from tanren.errors import StorageError
-from tanren.jobs.database import Database
-from tanren.jobs.errors import Forbidden, InvalidRequest, NotFound, Unauthorized
-from tanren.jobs.records import KeyRecord
-from tanren.jobs.stamps import new_id, now
-from tanren.jobs.tables import KeyRow
+from tanren.store.database import Database
+from tanren.store.errors import Forbidden, InvalidRequest, NotFound, Unauthorized
+from tanren.store.records import KeyRecord
+from tanren.store.stamps import new_id, now
+from tanren.store.tables import KeyRow
 
 SCOPES = {
     "chat": "chat completions",

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from jobs.stores import START, Clock, config, files_below, killed_when_it_says, python
 
 from tanren.errors import StorageError
-from tanren.jobs.errors import InvalidRequest, LimitExceeded, NotFound, TooLarge
-from tanren.jobs.records import UploadRecord
 from tanren.jobs.service import JobService
+from tanren.store.errors import InvalidRequest, LimitExceeded, NotFound, TooLarge
+from tanren.store.records import UploadRecord
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def test_parts_count_towards_all_that_is_stored(tmp_path: Path) -> None:
 def test_the_number_of_parts_has_a_limit(
     service: JobService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tanren.jobs.uploads.MOST_PARTS", 2)
+    monkeypatch.setattr("tanren.store.uploads.MOST_PARTS", 2)
     upload = begin(service, 10)
     send(service, upload, b"a", b"b")
     with pytest.raises(LimitExceeded):

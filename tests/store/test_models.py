@@ -9,9 +9,9 @@ import pytest
 from jobs.stores import START, Clock, add_job, add_model, config
 
 from tanren.engine.wire import Target
-from tanren.jobs.errors import Conflict, Forbidden, NotFound
-from tanren.jobs.records import JobStatus
 from tanren.jobs.service import JobService
+from tanren.store.errors import Conflict, Forbidden, NotFound
+from tanren.store.records import JobStatus
 
 TUNED = "ft:tiny:personal:taro:Ab12Cd34"
 CHECKPOINT = "ft:tiny:personal:taro:Zz98Yy76:ckpt-step-20"

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 from sqlalchemy import ColumnElement, Select, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from tanren.jobs.errors import InvalidRequest
-from tanren.jobs.records import Page
+from tanren.store.errors import InvalidRequest
+from tanren.store.records import Page
 
 T = TypeVar("T")
 

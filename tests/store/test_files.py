@@ -25,11 +25,11 @@ from jobs.stores import (
 from sqlalchemy import select, update
 
 from tanren.errors import StorageError
-from tanren.jobs.errors import Conflict, InvalidRequest, NotFound, TooLarge
-from tanren.jobs.records import FileRecord, JobStatus
 from tanren.jobs.service import JobService
-from tanren.jobs.stamps import is_id
-from tanren.jobs.tables import FileRow, JobRow
+from tanren.store.errors import Conflict, InvalidRequest, NotFound, TooLarge
+from tanren.store.records import FileRecord, JobStatus
+from tanren.store.stamps import is_id
+from tanren.store.tables import FileRow, JobRow
 
 
 @pytest.fixture
@@ -372,8 +372,8 @@ def test_who_opens_the_service_takes_nothing_from_a_living_sender(
     assert reached.wait(30)
     code = (
         "import sys; from pathlib import Path; from jobs.stores import config\n"
-        "from tanren.jobs.files import Files\n"
-        "from tanren.jobs.database import Database\n"
+        "from tanren.store.files import Files\n"
+        "from tanren.store.database import Database\n"
         "home = Path(sys.argv[1]); made = config(home)\n"
         "print(Files(Database(None, home), home / 'files', made.limits).discard_leftovers())"
     )
