@@ -12,6 +12,7 @@ from tanren.api import server
 from tanren.api.server import GivenUp, listen
 from tanren.jobs.process import Stop
 from tanren.jobs.service import JobService
+from tanren.jobs.slots import Slot
 
 
 class Scene:
@@ -60,7 +61,6 @@ def test_jobs_on_slots_that_nobody_left_are_no_reason() -> None:
 def test_asked_while_jobs_come_and_go(make_service: Callable[..., JobService]) -> None:
     """`running` is read by other threads than the one that changes it."""
     from tanren.jobs.dispatch import Dispatcher
-    from tanren.jobs.slots import Slot
 
     class At:
         slot = Slot("here")
@@ -97,3 +97,26 @@ def test_a_dispatcher_that_dies_of_a_bug_ends_the_server_with_it(
     service = make_service(serving={"enabled": False})
     with listen("127.0.0.1", 0) as bound, pytest.raises(ZeroDivisionError, match="a bug"):
         asyncio.run(server._serve(service, bound, Stop(), lambda: None))
+
+
+def test_only_jobs_on_the_serving_gpu_ask_models_to_leave(
+    make_service: Callable[..., JobService],
+) -> None:
+    """Of several GPUs the first one serves, and jobs take it last."""
+    gpus = [Slot(f"GPU {n}", {"CUDA_VISIBLE_DEVICES": str(n)}, "cuda") for n in range(3)]
+    service = make_service()
+
+    async def scene() -> None:
+        given_up = GivenUp()
+        engine = server._engine(service, gpus[0], given_up)
+        assert engine is not None and engine._environment["CUDA_VISIBLE_DEVICES"] == "0"
+        dispatching = server._Dispatching(service, engine, Stop(), given_up, gpus)
+        places = [slot.name for slot in dispatching.dispatcher.slots]
+        assert places == ["GPU 1", "GPU 2", "GPU 0"]
+        await asyncio.to_thread(dispatching._make_room, gpus[1], 10**9)
+        assert given_up.why() is None
+        await asyncio.to_thread(dispatching._make_room, gpus[0], 10**9)
+        assert "GPU 0" in (given_up.why() or "")
+        await engine.close()
+
+    asyncio.run(scene())

@@ -18,7 +18,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 
 import uvicorn
@@ -30,7 +30,7 @@ from tanren.errors import Fault, UserError
 from tanren.jobs.dispatch import Dispatcher, dispatcher_of
 from tanren.jobs.process import Stop
 from tanren.jobs.service import JobService
-from tanren.jobs.slots import Slot
+from tanren.jobs.slots import Slot, find_slots
 
 log = logging.getLogger("tanren.service")
 
@@ -91,8 +91,9 @@ async def _serve(
     service: JobService, bound: socket.socket, stop: Stop, ready: Callable[[], None]
 ) -> None:
     given_up = GivenUp()
-    engine = _engine(service, given_up)
-    dispatching = _Dispatching(service, engine, stop, given_up)
+    slots = find_slots(service.config.slots)
+    engine = _engine(service, slots[0], given_up)
+    dispatching = _Dispatching(service, engine, stop, given_up, slots)
     app = create_app(service, engine, gauges=_gauges(engine, dispatching))
     server = _Server(
         uvicorn.Config(
@@ -121,11 +122,14 @@ async def _serve(
         raise dispatching.error
 
 
-def _engine(service: JobService, given_up: GivenUp) -> EngineClient | None:
+def _engine(service: JobService, slot: Slot, given_up: GivenUp) -> EngineClient | None:
+    """Of several GPUs it has this one."""
     serving = service.config.serving
     if not serving.enabled:
         return None
-    return EngineClient(serving, log=service.home / "engine.log", rests=given_up.why)
+    environment = slot.environment if slot.kind == "cuda" else {}
+    log_file = service.home / "engine.log"
+    return EngineClient(serving, log=log_file, environment=environment, rests=given_up.why)
 
 
 class GivenUp:
@@ -223,14 +227,23 @@ class _Dispatching:
     """The dispatcher in its thread."""
 
     def __init__(
-        self, service: JobService, engine: EngineClient | None, stop: Stop, given_up: GivenUp
+        self,
+        service: JobService,
+        engine: EngineClient | None,
+        stop: Stop,
+        given_up: GivenUp,
+        slots: Sequence[Slot],
     ) -> None:
+        """Models are served on the first of `slots`; jobs take that one last."""
         self.error: BaseException | None = None
         self._home = service.home
         self._engine = engine
         self._stop = stop
         self._loop = asyncio.get_running_loop()
-        self.dispatcher = Dispatcher(service, make_room=self._make_room)
+        self._serves_on = slots[0]
+        self.dispatcher = Dispatcher(
+            service, make_room=self._make_room, slots=(*slots[1:], slots[0])
+        )
         self._given_up = given_up
         given_up.running = lambda: self.dispatcher.running
         self._thread = threading.Thread(target=self._run, name="dispatcher")
@@ -262,6 +275,8 @@ class _Dispatching:
         """In the dispatcher's thread: the engine gives its memory back."""
         if self._engine is None or self._stop.is_set():
             return
+        if slot.kind == "cuda" and slot.name != self._serves_on.name:
+            return  # models take none of its memory
         with self._given_up.leaving(slot.name):
             future = asyncio.run_coroutine_threadsafe(self._engine.unload(), self._loop)
             with contextlib.suppress(TimeoutError):
