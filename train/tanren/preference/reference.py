@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from tanren.adapter import adapter_switched_off
 from tanren.encode import Encoded
 from tanren.environment import everyone_waits
-from tanren.rundir import storage_errors
+from tanren.rundir import sha256_of, storage_errors
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -66,7 +66,7 @@ def references(trainer: PreferenceTrainer, files: list[Encoded], *, base: str) -
         "base": base,
         "dtype": config.model.dtype,
         "storage": config.method.storage,
-        "adapter": config.model.adapter,
+        "adapter": _adapter_sha256(config),
         "content": [content_sha256(encoded) for encoded in files],
     }
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
@@ -79,6 +79,13 @@ def references(trainer: PreferenceTrainer, files: list[Encoded], *, base: str) -
         _keep(path, key, found)
     everyone_waits()
     return found
+
+
+def _adapter_sha256(config: RunConfig) -> str | None:
+    """Of the weights that the run goes on from; its folder may hold others by now."""
+    if config.model.adapter is None:
+        return None
+    return sha256_of(Path(config.model.adapter) / "adapter_model.safetensors")
 
 
 def _untrained(trainer: PreferenceTrainer, config: RunConfig) -> AbstractContextManager[Any]:
