@@ -14,12 +14,10 @@ import gc
 import logging
 import math
 import os
-import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import FrameType
 
 import uvicorn
 
@@ -83,7 +81,7 @@ def serve(service: JobService, bound: socket.socket, *, ready: Callable[[], None
     Raises what the dispatcher fails with, such as another server that works on the same folder.
     """
     stop = Stop()
-    with bound, _asked_by_signals(stop), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with bound, stop.asked_by_signals(), asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(service, bound, stop, ready))
 
 
@@ -196,23 +194,6 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-@contextlib.contextmanager
-def _asked_by_signals(stop: Stop) -> Iterator[None]:
-    """The first signal asks for an orderly end, the second one for one without delay."""
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
-            stop.at_once.set()
-        stop.set()
-
-    before = {each: signal.signal(each, ask) for each in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
 
 from tanren.cli.display import text
 from tanren.cli.output import Output
@@ -27,7 +23,7 @@ def dispatch(service: JobService, output: Output, *, until_empty: bool) -> bool:
     names = ", ".join(slot.name for slot in dispatcher.slots)
     output.console.print(text(f"working on jobs of {service.home} on {names}"), soft_wrap=True)
     teller = threading.Thread(target=_tell, args=(service, output, done), daemon=True)
-    with _stopped_by_signals(stop):
+    with stop.asked_by_signals():
         teller.start()
         try:
             dispatcher.run(stop, until_empty=until_empty)
@@ -51,20 +47,3 @@ def _tell(service: JobService, output: Output, done: threading.Event) -> None:
                 output.console.print(text(f"{job.id} {job.status}{result}"), soft_wrap=True)
         if last_look:
             return
-
-
-@contextmanager
-def _stopped_by_signals(stop: Stop) -> Iterator[None]:
-    """Ctrl-C and SIGTERM ask for checkpoints and an end; asked twice, for the end alone."""
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
-            stop.at_once.set()
-        stop.set()
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

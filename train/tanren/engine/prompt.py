@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from tanren.strict_json import encodable
 from tanren.template import ChatRenderer, backend_of
 
 _PRIVATE = range(0xF0000, 0xFFFFE)
@@ -28,7 +29,7 @@ def prompt_ids(
     stand_ins = _stand_ins(renderer, [*messages, *(tools or ())])
     if not stand_ins:
         text = renderer.prompt(messages, tools)
-        return renderer.token_ids(text) if _encodable(text) else None
+        return renderer.token_ids(text) if encodable(text) else None
 
     def hidden(text: str) -> str:
         return renderer.added_tokens.special_text.sub(lambda m: stand_ins[m.group()], text)
@@ -40,7 +41,7 @@ def prompt_ids(
     for stand_in in stand_ins.values():  # templates may write JSON in ASCII
         text = text.replace(json.dumps(stand_in)[1:-1], stand_in)
     typed = {stand_in: token for token, stand_in in stand_ins.items()}
-    return _read(renderer, text, typed) if _encodable(text) else None
+    return _read(renderer, text, typed) if encodable(text) else None
 
 
 def _stand_ins(renderer: ChatRenderer, values: Sequence[Any]) -> dict[str, str]:
@@ -99,11 +100,3 @@ def _stretch(backend: Any, text: str, ids: list[int], typed: Mapping[str, str]) 
         return list(backend.encode(text, add_special_tokens=False).ids)
     finally:
         backend.encode_special_tokens = False
-
-
-def _encodable(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Literal
 
 from tanren.jobs.slots import Slot
@@ -60,6 +61,24 @@ class Stop(threading.Event):
     def __init__(self) -> None:
         super().__init__()
         self.at_once = threading.Event()
+
+    @contextlib.contextmanager
+    def asked_by_signals(self) -> Iterator[None]:
+        """In the main thread: Ctrl-C and SIGTERM ask for an orderly end, once more for one without
+        delay.
+        """
+
+        def ask(number: int, frame: FrameType | None) -> None:
+            if self.is_set():
+                self.at_once.set()
+            self.set()
+
+        before = {each: signal.signal(each, ask) for each in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for each, handler in before.items():
+                signal.signal(each, handler)
 
 
 # --- a run ----------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 
 from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.orm import Session
@@ -21,7 +20,7 @@ from tanren.store.pages import cursor, page
 from tanren.store.records import TERMINAL, FileRecord, Page
 from tanren.store.settings import Limits
 from tanren.store.stamps import is_id, new_id, now
-from tanren.store.stored import Incoming, discard_leftovers
+from tanren.store.stored import Incoming, Receiver, discard_leftovers
 from tanren.store.tables import FileRow, JobRow, PartRow, UploadRow
 
 PURPOSES = ("fine-tune", "assistants", "batch", "user_data", "vision", "evals")
@@ -37,7 +36,7 @@ Also = Callable[[Session, FileRecord], None]
 """What else is to be written in the transaction that makes the file known."""
 
 
-class FileReceiver:
+class FileReceiver(Receiver):
     """A file on its way in, as a context: `write` its bytes, then `commit`. Without that nothing
     stays.
 
@@ -46,11 +45,12 @@ class FileReceiver:
     """
 
     def __init__(self, files: Files, *, limit: int, with_md5: bool) -> None:
+        incoming = Incoming(files.folder, limit=limit, what="A file", with_md5=with_md5)
+        super().__init__(incoming)
         self.filename = "upload"
         self.purpose: str | None = None
         self.expires_after: int | None = None
         self._files = files
-        self._incoming = Incoming(files.folder, limit=limit, what="A file", with_md5=with_md5)
 
     @property
     def received(self) -> int:
@@ -62,26 +62,11 @@ class FileReceiver:
         """Of what has come so far, in hex. Only where it was asked for."""
         return self._incoming.md5
 
-    def write(self, content: bytes) -> None:
-        """Raises TooLarge, StorageError."""
-        self._incoming.write(content)
-
     def commit(self, *, also: Also | None = None) -> FileRecord:
         """Keep it: on disk first, then in the database. `also` writes more in that transaction;
         where it raises, the file is not kept.
         """
         return self._files.keep(self._incoming, self, also)
-
-    def __enter__(self) -> FileReceiver:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._incoming.__exit__(kind, error, trace)
 
 
 class Files:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 from tanren.rundir import storage_errors
 from tanren.store.errors import TooLarge
@@ -96,6 +96,30 @@ class Incoming:
                 path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # a full disk: what could not be written is unwanted
             self._file.close()
+
+
+class Receiver:
+    """Bytes on their way in, as a context: `write` them, then have them kept. Without that nothing
+    stays.
+    """
+
+    def __init__(self, incoming: Incoming) -> None:
+        self._incoming = incoming
+
+    def write(self, content: bytes) -> None:
+        """Raises TooLarge, StorageError."""
+        self._incoming.write(content)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._incoming.__exit__(kind, error, trace)
 
 
 def make_private_folder(folder: Path) -> None:

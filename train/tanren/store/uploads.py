@@ -9,7 +9,6 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from sqlalchemy import delete, func, select
@@ -30,7 +29,7 @@ from tanren.store.files import (
 from tanren.store.records import FileRecord, PartRecord, UploadRecord
 from tanren.store.settings import Limits
 from tanren.store.stamps import is_id, new_id, now
-from tanren.store.stored import Incoming, discard_leftovers
+from tanren.store.stored import Incoming, Receiver, discard_leftovers
 from tanren.store.tables import FileRow, PartRow, UploadRow
 
 LIFETIME_SECONDS = 3600
@@ -39,32 +38,17 @@ _CHUNK_BYTES = 1 << 20
 _UPLOAD, _PART = "upload_", "part_"
 
 
-class PartReceiver:
+class PartReceiver(Receiver):
     """A part on its way in, as a context: `write` its bytes, then `commit`."""
 
     def __init__(self, uploads: Uploads, upload: str, incoming: Incoming) -> None:
+        super().__init__(incoming)
         self._uploads = uploads
         self._upload = upload
-        self._incoming = incoming
-
-    def write(self, content: bytes) -> None:
-        """Raises TooLarge, StorageError."""
-        self._incoming.write(content)
 
     def commit(self) -> PartRecord:
         """Keep it. Raises InvalidRequest where the upload has ended meanwhile."""
         return self._uploads.keep(self._upload, self._incoming)
-
-    def __enter__(self) -> PartReceiver:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._incoming.__exit__(kind, error, trace)
 
 
 class Uploads:

@@ -6,7 +6,7 @@ ends in a bare exception. Here each of these is a fault with a path, and a synta
 do about it.
 """
 
-from tanren.strict_json.read import MAX_DEPTH, read_json, value_faults
+from tanren.strict_json.read import MAX_DEPTH, encodable, read_json, value_faults
 from tanren.strict_json.showing import (
     child,
     close_match,
@@ -20,6 +20,7 @@ __all__ = [
     "MAX_DEPTH",
     "child",
     "close_match",
+    "encodable",
     "escape",
     "keys_shown",
     "quoted",

@@ -102,7 +102,7 @@ def _needs_a_closer_look(text: str) -> bool:
     """Cheap signs, each a superset of what it looks for, so that ordinary rows are never walked."""
     if text.count("{") + text.count("[") > MAX_DEPTH:
         return True
-    return not _encodable(text) or ("\\u" in text and _SURROGATE_ESCAPE.search(text) is not None)
+    return not encodable(text) or ("\\u" in text and _SURROGATE_ESCAPE.search(text) is not None)
 
 
 def _with_faults(value: Any, where: str) -> tuple[Any, list[Fault]]:
@@ -149,7 +149,7 @@ def _key_faults(value: dict[Any, Any], place: str) -> list[Fault]:
             faults.append(
                 Fault(place, f"the key {shown(key)}", "keys that are strings", "quote the key")
             )
-        elif not _encodable(key):
+        elif not encodable(key):
             faults.append(_surrogate_fault(place, f"the key {quoted(key)}"))
     return faults
 
@@ -162,7 +162,7 @@ def _scalar_fault(value: object, place: str) -> Fault | None:
             place, shown(value), "at most 4300 digits", "write it as a string or shorten it"
         )
     if isinstance(value, str):
-        return None if _encodable(value) else _surrogate_fault(place, quoted(value))
+        return None if encodable(value) else _surrogate_fault(place, quoted(value))
     if isinstance(value, float) and not math.isfinite(value):
         return Fault(
             place,
@@ -190,7 +190,8 @@ def _depth_fault(where: str) -> Fault:
     return Fault(where, found, _DEPTH_EXPECTED, "flatten the value or keep it as a string")
 
 
-def _encodable(text: str) -> bool:
+def encodable(text: str) -> bool:
+    """False for half a surrogate pair, which UTF-8 has no bytes for."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
