@@ -18,6 +18,7 @@ import contextlib
 import gc
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -78,7 +79,7 @@ disable_progress_bars()
 WorkT = TypeVar("WorkT")
 
 
-class Stepwise(HFTrainer):
+class Stepwise(HFTrainer, ABC):
     """Step, evaluation, groups and checkpoints described above, in front of a trainer of TRL."""
 
     def __init__(
@@ -148,39 +149,39 @@ class Stepwise(HFTrainer):
 
     # --- what a subclass says ---------------------------------------------------------------------
 
+    @abstractmethod
     def _arguments(self, *, learning_rate: float, on_cpu: bool) -> TrainingArguments:
         """Of the trainer that stands behind."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _rows(self, encoded: Encoded) -> Rows:
         """What a step is made of."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _weight(self, row: Any) -> int:
         """How much a row weighs in the mean that a step's loss is."""
-        raise NotImplementedError
 
     def _room(self, row: Any) -> int:
         """Tokens that a row takes in a pass."""
         return len(row)
 
+    @abstractmethod
     def _pass_loss(
         self, model: nn.Module, rows: Sequence[Any], scale: float
     ) -> tuple[Tensor, dict[str, Tensor | float]]:
         """(loss of one pass, summed over its rows, times `scale`; sums for the tally)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _said(self, sums: Mapping[str, float]) -> dict[str, float]:
         """What the tally's sums say of the steps since the last log line."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _summed(self, rows: Sequence[Any]) -> Tensor:
         """(n) float64: sums over these rows, of which the first is their loss."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _means(self, sums: Sequence[float]) -> dict[str, float]:
         """What an evaluation is told as, `loss` among it."""
-        raise NotImplementedError
 
     @property
     def network(self) -> nn.Module:
